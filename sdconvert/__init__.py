@@ -1,0 +1,32 @@
+"""Get the weights out of any PyTorch checkpoint, safely, and put them where they are wanted."""
+
+from .checkpoint import Candidate, Skipped, StateDict
+from .convert import OpenCheckpoint, convert, open  # noqa: A004 - sdconvert.open is its name
+from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
+from .limits import Limits
+from .names import Names
+from .report import Output, Report
+from .tensor import TensorRef
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Candidate",
+    "ChoiceError",
+    "Limits",
+    "MismatchError",
+    "Names",
+    "OpenCheckpoint",
+    "Output",
+    "OutputError",
+    "Report",
+    "SdconvertError",
+    "Skipped",
+    "StateDict",
+    "TensorRef",
+    "UnreadableError",
+    "UnsupportedError",
+    "__version__",
+    "convert",
+    "open",
+]

@@ -1,0 +1,5 @@
+"""``python -m sdconvert``."""
+
+from .cli import main
+
+raise SystemExit(main())

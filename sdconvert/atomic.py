@@ -1,0 +1,163 @@
+"""Output files that appear whole under their name, or not at all.
+
+Where the file system can (``O_TMPFILE``), the file has no name while it is written, so
+not even a power cut leaves a part of it; ``link`` gives it its name when it is complete
+and on the disk. Replacing an existing file needs a name for the moment of the rename.
+Elsewhere a hidden temporary name beside the target is used all the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import OutputError
+from .source import FileSource
+
+# What open(2) says where O_TMPFILE, or linking it, does not exist.
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EACCES})
+
+
+class NewFile:
+    """A file being written: `fd` is open for reading and writing, `path` is what it will be called."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        self.path, self.overwrite = path, overwrite
+        self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.temporary: str | None = None
+        try:
+            self.fd = self._open()
+        except BaseException:
+            os.close(self.directory)
+            raise
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        # The link below goes through /proc; without it a nameless file could never get a name.
+        if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112
+            try:
+                return os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=self.directory)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+        self.temporary = self._hidden_name()
+        return os.open(self.temporary, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=self.directory)
+
+    def _hidden_name(self) -> str:
+        return f".{self.path.name[:200]}.{secrets.token_hex(6)}.sdconvert-tmp"
+
+    def sync(self) -> None:
+        """Return when the bytes are on the disk."""
+        os.fsync(self.fd)
+
+    def publish(self) -> None:
+        """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
+        if self.temporary is None:
+            nameless = f"/proc/self/fd/{self.fd}"
+            if not self.overwrite:
+                # With src_dir_fd, Python calls linkat(AT_SYMLINK_FOLLOW), which /proc's links need.
+                os.link(nameless, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                os.fsync(self.directory)
+                return
+            hidden = self._hidden_name()
+            os.link(nameless, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            self.temporary = hidden
+        if self.overwrite:
+            os.rename(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            self.temporary = None
+        else:
+            os.link(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        os.fsync(self.directory)
+
+    def close(self) -> None:
+        """Let go; what was not published is gone."""
+        with suppress(OSError):
+            os.close(self.fd)
+        if self.temporary is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self.temporary, dir_fd=self.directory)
+        os.close(self.directory)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool, nbytes: int) -> Iterator[NewFile]:
+    """A file of `nbytes` bytes to be written and published; an error leaves what was there before.
+
+    OutputError when it cannot be written: no directory, no space, no permission, or a name
+    that is taken without `overwrite`.
+    """
+    try:
+        file = NewFile(path, overwrite=overwrite)
+        try:
+            reserve(file.fd, nbytes)
+            yield file
+        finally:
+            file.close()
+    except FileExistsError:
+        raise OutputError(f"{path}: exists already. --overwrite replaces it") from None
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
+
+
+def reserve(fd: int, nbytes: int) -> None:
+    """Take the disk space now: a disk that is too full says so before the work. OSError when it is."""
+    if nbytes and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+@contextmanager
+def syncing(file: NewFile) -> Iterator[None]:
+    """Sync in the background while the block runs, which may read the file; OSError of either at its end."""
+    failures: list[OSError] = []
+
+    def work() -> None:
+        try:
+            file.sync()
+        except OSError as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work, name="sdconvert-sync", daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.join()
+    if failures:
+        raise failures[0]
+
+
+def check_target(path: Path, *, overwrite: bool, source: FileSource | None) -> None:
+    """OutputError before any work is done, when the output cannot be what was asked for."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{path}: cannot be written: {reason}") from None
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no directory {path.parent}. Create it first")
+    if found is None:
+        return
+    if source is not None:
+        with suppress(OSError):
+            if source.is_same_file(path.stat()):
+                raise OutputError(f"{path}: is the source itself. Name another output")
+    if stat.S_ISDIR(found.st_mode):
+        raise OutputError(f"{path}: is a directory. Name a file in it")
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+        raise OutputError(f"{path}: is not a regular file. Name another output")
+    if not overwrite:
+        raise OutputError(f"{path}: exists already. --overwrite replaces it")

@@ -1,0 +1,154 @@
+"""What a file holds (`Checkpoint`) and what we want of it (`StateDict`), as plain data.
+
+The tree below `Checkpoint.root` is made of None, bool, int, float, complex, str, bytes,
+list (tuples and sets too), `Dict`, `Object`, `TensorRef`, `TypedStorage`, `LostTensor`
+and `Global`, the last being a mere name. It may share nodes and be cyclic, as pickles may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .dtypes import DType
+from .pickles.nodes import Global
+from .tensor import Storage, TensorRef
+
+__all__ = [
+    "Candidate",
+    "Checkpoint",
+    "Dict",
+    "Global",
+    "LostTensor",
+    "Object",
+    "Skipped",
+    "StateDict",
+    "TensorRef",
+    "TypedStorage",
+    "Value",
+]
+
+Value = Any
+
+
+@dataclass(eq=False, slots=True)
+class Dict:
+    """A mapping in the order it was filled. Keys are as the pickle has them; of equal ones the last counts.
+
+    `attributes` is what was set on the mapping itself, such as ``_metadata`` of a state dict.
+    """
+
+    pairs: list[tuple[Value, Value]] = field(default_factory=list)
+    attributes: Dict | None = None
+
+    def get(self, key: str) -> Value:
+        """The value under `key`, None when there is none."""
+        for name, value in reversed(self.pairs):
+            if type(name) is str and name == key:
+                return value
+        return None
+
+    def __contains__(self, key: str) -> bool:
+        return any(type(name) is str and name == key for name, _ in self.pairs)
+
+
+@dataclass(eq=False, slots=True)
+class Object:
+    """An instance of a class that is not here: its type's name and all that was to be given to it."""
+
+    type_name: str
+    args: list[Value] = field(default_factory=list)
+    state: Value = None
+    pairs: list[tuple[Value, Value]] = field(default_factory=list)
+    items: list[Value] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TypedStorage:
+    """A view of `numel` elements, `offset` bytes into `storage`; `dtype` None counts bytes."""
+
+    storage: Storage
+    dtype: DType | None
+    offset: int
+    numel: int
+
+
+@dataclass(frozen=True)
+class LostTensor:
+    """A tensor that is there but cannot be written, and `why` in words. `empty` when it has no values at all."""
+
+    why: str
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file, understood: a tree with `TensorRef` leaves.
+
+    `container` is the name of its format, `version` what the file says made it (or "").
+    `globals` are the names that its pickles mention, `sources` the author's source code of
+    classes where the file carries it, `warnings` what the reader noticed.
+    """
+
+    container: str
+    root: Value
+    globals: tuple[Global, ...] = ()
+    version: str = ""
+    warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state dict that could be meant: where it is, how many tensors and bytes."""
+
+    key: str
+    tensors: int
+    nbytes: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that was left out of the state dict, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Names and tensors, in order, and what was decided on the way to them.
+
+    `key` is the dotted path at which they were found ("" for the root), `kind` one of
+    ``module``, ``wrapped``, ``state_dict``, ``tensor``. `aliases` are the names that the file
+    itself declares to be the same tensor as another. `others` could have been meant too.
+    """
+
+    tensors: Mapping[str, TensorRef]
+    key: str
+    kind: str
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+    others: tuple[Candidate, ...] = ()
+    leftovers: Value = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, each counted by itself."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def __getitem__(self, name: str) -> TensorRef:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def keys(self) -> Iterator[str]:
+        """The names, in order."""
+        return iter(self.tensors)

@@ -1,0 +1,244 @@
+"""From a checkpoint to the state dict that is wanted: which tensors, under which names.
+
+Nothing is guessed in silence: what was taken, what was left out and why, and what else
+could have been meant all go into the `StateDict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
+from .errors import ChoiceError, UnreadableError, UnsupportedError
+from .limits import DEFAULT_LIMITS, Limits
+from .names import Names, unwrapped
+from .pickles.modules import is_module, module_weights
+from .search import WRAPPED, Census, Found, children, find, is_complete, is_training_state, walk
+
+_SHOWN = 20
+
+
+def extract(
+    checkpoint: Checkpoint, *, key: str | None = None, names: Names | None = None, limits: Limits = DEFAULT_LIMITS
+) -> StateDict:
+    """The state dict of `checkpoint`: the one at `key`, or the one there is.
+
+    ChoiceError when several fit, UnsupportedError when a tensor of it cannot be written,
+    UnreadableError when there is none.
+    """
+    census = Census(checkpoint.root)
+    extraction = _Extraction(checkpoint, census, limits)
+    if key is not None:
+        chosen = walk(checkpoint.root, key)
+        if chosen is None:
+            raise ChoiceError(f"there is nothing at key {key!r}{_hint(extraction)}", extraction.candidates())
+        census.arrays = census.arrays or not any(_tensors_below(chosen.node))
+        others: list[Found] = []
+    else:
+        chosen, others = _choose(extraction)
+    entries = extraction.flatten(chosen)
+    tensors, skipped = extraction.sort_out(entries)
+    if not tensors:
+        where = f" at key {key!r}" if key is not None else ""
+        raise UnreadableError(f"there are no tensors{where or ' in it'}{_only_training(extraction)}")
+    named, dropped = (names or Names()).apply(tensors)
+    lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
+    if lost:
+        shown = "; ".join(f"{name} is {tensor.why}" for name, tensor in lost[:3])
+        more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UnsupportedError(f"safetensors cannot hold {shown}{more}. --exclude NAME leaves a tensor out")
+    _check_names(named, limits)
+    return StateDict(
+        tensors=named,
+        key="" if chosen.key == "." else chosen.key,
+        kind=_kind(chosen),
+        skipped=(*skipped, *dropped, *extraction.beside(chosen)),
+        warnings=(*checkpoint.warnings, *extraction.warnings, *_about_others(chosen, others)),
+        others=tuple(extraction.candidate(other) for other in others),
+        leftovers=extraction.leftovers(chosen),
+    )
+
+
+def candidates(checkpoint: Checkpoint, *, limits: Limits = DEFAULT_LIMITS) -> list[Candidate]:
+    """Every state dict that `extract` would choose from."""
+    return _Extraction(checkpoint, Census(checkpoint.root), limits).candidates()
+
+
+def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
+    """The one candidate, and those that lost to it; ChoiceError when it takes a person to say."""
+    found = find(extraction.checkpoint.root, extraction.census)
+    if not found:
+        raise UnreadableError(f"there are no tensors in it{_only_training(extraction)}")
+    if len(found) > 1:
+        raw = [one for one in found if not one.is_averaged]
+        averaged = [one for one in found if one.is_averaged]
+        if len(raw) == 1 and averaged:
+            names = extraction.names(raw[0])
+            if all(extraction.names(one) - {"n_averaged"} == names for one in averaged):
+                return raw[0], averaged
+        options = extraction.candidates()
+        listed = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
+        more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
+        raise ChoiceError(f"it holds several state dicts. Choose one with {listed}{more}", options)
+    return found[0], []
+
+
+def _hint(extraction: _Extraction) -> str:
+    options = extraction.candidates()
+    return ". There is " + ", ".join(c.key for c in options[:_SHOWN]) if options else ""
+
+
+def _only_training(extraction: _Extraction) -> str:
+    root = extraction.checkpoint.root
+    training = [n for n, c in children(root) if extraction.census.holds(c) and is_training_state(n, c)]
+    if training:
+        return f", only training state. --key {training[0]} takes it all the same"
+    modules = sorted({name.module.partition(".")[0] for name in extraction.checkpoint.globals})
+    known = [name for name in modules if name in ("sklearn", "xgboost", "lightgbm", "pandas", "keras", "tensorflow")]
+    return f": it is an object of {known[0]}, not of torch" if known else ""
+
+
+def _kind(chosen: Found) -> str:
+    if is_module(chosen.node):
+        return "module"
+    if type(chosen.node) is TensorRef:
+        return "tensor"
+    return "wrapped" if chosen.path else "state_dict"
+
+
+def _about_others(chosen: Found, others: list[Found]) -> Iterator[str]:
+    for other in others:
+        yield f"{chosen.key} was taken; {other.key} holds averaged weights of the same names (--key {other.key})"
+
+
+def _tensors_below(node: Value) -> Iterator[Value]:
+    todo, seen = [node], {id(node)}
+    while todo:
+        node = todo.pop()
+        if type(node) is LostTensor or (type(node) is TensorRef and not node.array):
+            yield node
+        elif type(node) in (Dict, list, Object):
+            for _, child in children(node):
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    todo.append(child)
+
+
+def _check_names(names: dict[str, Value], limits: Limits) -> None:
+    for name in names:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
+        if size > limits.name_bytes:
+            raise UnreadableError(f"a tensor's name has {size} bytes, more than Limits.name_bytes")
+
+
+class _Extraction:
+    """The tree with its census, and what was noticed while walking it."""
+
+    def __init__(self, checkpoint: Checkpoint, census: Census, limits: Limits) -> None:
+        self.checkpoint, self.census, self.limits = checkpoint, census, limits
+        self.warnings: list[str] = []
+        # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack.
+        self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
+
+    def candidates(self) -> list[Candidate]:
+        return [self.candidate(found) for found in find(self.checkpoint.root, self.census)[:1000]]
+
+    def candidate(self, found: Found) -> Candidate:
+        tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
+        nbytes = sum(tensor.nbytes for tensor in tensors if type(tensor) is TensorRef)
+        return Candidate(found.key, len(tensors), nbytes, _kind(found))
+
+    def names(self, found: Found) -> set[str]:
+        """The tensors' names without what wrappers put before them."""
+        return {unwrapped(name) for name, value in self.flatten(found) if self.census.is_tensor(value)}
+
+    def flatten(self, found: Found) -> list[tuple[str, Value]]:
+        """Everything below a candidate that is a tensor or stands where one could, names joined with dots."""
+        if self.census.is_tensor(found.node):
+            return [(found.path[-1] if found.path else "tensor", found.node)]
+        entries: list[tuple[str, Value]] = []
+        todo: list[tuple[str, Value, frozenset[int]]] = [("", found.node, frozenset())]
+        while todo:
+            prefix, node, above = todo.pop()
+            if len(entries) + len(todo) > self.most:
+                raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
+            if is_module(node):
+                inside = module_weights(node, self.checkpoint.sources, self.most)
+                self.warnings += (text for text in inside.warnings if text not in self.warnings)
+                entries += ((prefix + name, value) for name, value in inside.entries)
+            elif prefix and (self.census.is_tensor(node) or not self.census.holds(node)):
+                entries.append((prefix[:-1], node))
+            elif id(node) in above:
+                raise UnreadableError(f"{prefix[:-1]} contains itself. The file is damaged or hostile")
+            elif len(above) > 200:
+                raise UnreadableError("it is nested beyond reason. The file is damaged or hostile")
+            else:
+                own = is_complete(node, self.census)
+                inner = above | {id(node)}
+                for name, child in reversed(list(children(node))):
+                    if not own and found.rank != WRAPPED and is_training_state(name, child):
+                        continue
+                    todo.append((f"{prefix}{name}.", child, inner))
+        return entries
+
+    def sort_out(self, entries: list[tuple[str, Value]]) -> tuple[dict[str, Value], list[Skipped]]:
+        """Tensors by name, and what is not one. UnreadableError when a name is there twice."""
+        tensors: dict[str, Value] = {}
+        skipped: list[Skipped] = []
+        for name, value in entries:
+            if not self.census.is_tensor(value) or (type(value) is LostTensor and value.empty):
+                skipped.append(Skipped(name, describe(value)))
+            elif name in tensors:
+                raise UnreadableError(f"two tensors would both be named {name!r}. --key can choose between them")
+            else:
+                tensors[name] = value
+        return tensors, skipped
+
+    def beside(self, chosen: Found) -> Iterator[Skipped]:
+        """What lies beside the chosen node, on the way to it, and what is training state inside it."""
+        for prefix, name, child in self._siblings(chosen):
+            if is_training_state(name, child):
+                yield Skipped(prefix + name, "training state")
+            elif self.census.holds(child):
+                count = sum(1 for _ in _tensors_below(child))
+                yield Skipped(prefix + name, f"outside of the state dict ({count} tensor{'s' * (count != 1)})")
+            else:
+                yield Skipped(prefix + name, describe(child))
+
+    def _siblings(self, chosen: Found) -> Iterator[tuple[str, str, Value]]:
+        node, prefix = self.checkpoint.root, ""
+        for step in chosen.path:
+            following = None
+            for name, child in [] if is_module(node) else children(node):
+                if name == step:
+                    following = child
+                else:
+                    yield prefix, name, child
+            node, prefix = following, f"{prefix}{step}."
+        if not is_module(chosen.node) and not is_complete(chosen.node, self.census) and chosen.rank != WRAPPED:
+            for name, child in children(chosen.node):
+                if is_training_state(name, child):
+                    yield prefix, name, child
+
+    def leftovers(self, chosen: Found) -> Dict:
+        """The values that are not weights, for ``--extras``."""
+        result = Dict([(prefix + name, child) for prefix, name, child in self._siblings(chosen)])
+        if type(chosen.node) is Dict:
+            result.pairs += ((name, value) for name, value in children(chosen.node) if not self.census.holds(value))
+        return result
+
+
+def describe(value: Value) -> str:
+    """What a value is, for a person, when it is not a tensor that is taken."""
+    if type(value) is LostTensor:
+        return value.why
+    if type(value) is Object:
+        return f"an object ({value.type_name})"
+    if type(value) is TensorRef:
+        return "a numpy array beside torch tensors"
+    if type(value) in (Dict, list):
+        return "no tensors in it"
+    return "None" if value is None else f"not a tensor ({type(value).__name__})"

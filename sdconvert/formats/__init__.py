@@ -1,0 +1,31 @@
+"""Containers. A new one is a new module here, and its name in `FORMATS`."""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+from ..errors import UnreadableError
+from ..limits import DEFAULT_LIMITS, Limits
+from ..source import Source
+from ..source import read as read_bytes
+from . import bare_pickle, foreign, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from .protocol import Format
+
+# Tried in this order: the content decides, never a file's name.
+FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safetensors, bare_pickle)
+
+_HEAD = 512
+
+
+def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
+    """What `source` holds, without running any of it.
+
+    UnreadableError when it is damaged, hostile or no checkpoint; UnsupportedError when it is
+    something sound that is not read here. Both say what it is and what to do.
+    """
+    if depth > limits.nesting:
+        raise UnreadableError(f"it has more than {limits.nesting} containers inside each other. It is hostile")
+    head = read_bytes(source, 0, min(_HEAD, source.nbytes))
+    for container in FORMATS:
+        if head and container.sniff(head, source):
+            return container.read(source, lambda inner: read(inner, limits=limits, depth=depth + 1), limits)
+    raise foreign.named(head, source.nbytes)

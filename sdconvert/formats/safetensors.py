@@ -1,0 +1,114 @@
+"""safetensors: an 8-byte length, a JSON header, the tensors' bytes.
+
+Held to all that the reference reader checks (``safetensors/src/tensor.rs``: the ranges
+tile the data without hole, overlap or tail), and to one thing more: no name twice, which
+it lets pass.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..checkpoint import Checkpoint, Dict
+from ..dtypes import BY_CODE
+from ..errors import UnreadableError
+from ..limits import Limits
+from ..source import Source
+from ..source import read as read_bytes
+from ..tensor import Storage, TensorRef, contiguous_strides, numel, strided
+from .protocol import Nested
+
+NAME = "safetensors"
+
+
+def sniff(head: bytes, source: Source) -> bool:
+    return (
+        len(head) > 8
+        and head[8:9] in (b"{", b" ")
+        and int.from_bytes(head[:8], "little") <= max(source.nbytes, 1 << 40)
+    )
+
+
+def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
+    header, start = _header(source, limits)
+    metadata = header.pop("__metadata__", {}) or {}
+    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
+        raise UnreadableError("header: __metadata__ does not map names to strings. The file is damaged")
+    tensors: dict[str, TensorRef] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for name, info in header.items():
+        begin, end, tensors[name] = _tensor(source, start, name, info, limits)
+        ranges.append((begin, end, name))
+    expected = 0
+    for begin, end, name in sorted(ranges):
+        if begin != expected:
+            raise UnreadableError(f"header: {name} starts at {begin}, not at {expected} where the one before ends")
+        expected = end
+    if start + expected != source.nbytes:
+        raise UnreadableError(
+            f"its tensors end at byte {start + expected}, the file at {source.nbytes}. It was cut short, or extended"
+        )
+    # An alias that the file declares is the kept tensor under another name.
+    aliases = {alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors}
+    aliases.pop("format", None)
+    tensors |= {alias: tensors[kept] for alias, kept in aliases.items()}
+    root = Dict(list(tensors.items()), attributes=Dict([("_metadata", Dict())]))  # As state_dict() marks its own.
+    rest = {key: value for key, value in metadata.items() if key not in aliases and key != "format"}
+    return Checkpoint(NAME, root, metadata=rest)
+
+
+def _header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
+    size = int.from_bytes(read_bytes(source, 0, 8), "little")
+    if size > limits.header_bytes or size > source.nbytes - 8:
+        raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
+    try:
+        header = json.loads(
+            read_bytes(source, 8, size).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except UnreadableError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"its header is not JSON: {str(error)[:100]}. The file is damaged") from None
+    if type(header) is not dict:
+        raise UnreadableError("its header is not a JSON object. The file is damaged")
+    return header, 8 + size
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise UnreadableError("header: a name is there twice. Readers differ in which one they take")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise UnreadableError(f"header: {name} is not JSON. The file is damaged")
+
+
+def _tensor(source: Source, start: int, name: str, info: Any, limits: Limits) -> tuple[int, int, TensorRef]:
+    def wrong(what: str) -> UnreadableError:
+        return UnreadableError(f"header: {name}: {what}. The file is damaged")
+
+    if type(info) is not dict:
+        raise wrong("it is not described by an object")
+    code, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
+    if type(code) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise wrong("dtype, shape or data_offsets is missing or of the wrong kind")
+    if any(type(n) is not int or not 0 <= n < 1 << 63 for n in [*shape, *offsets]):
+        raise wrong("a size or an offset is not a whole number of 0 or more")
+    if len(shape) > limits.dimensions:
+        raise wrong(f"it has {len(shape)} dimensions")
+    dtype = BY_CODE.get(code)
+    if dtype is None:
+        raise wrong(f"dtype {code} is not one that torch has")
+    if dtype.packed > 1:  # F4: two to a byte; torch's dtype counts the pairs.
+        if not shape or shape[-1] % dtype.packed:
+            raise wrong(f"its elements of {code} do not fill whole bytes")
+        shape = [*shape[:-1], shape[-1] // dtype.packed]
+    begin, end = offsets
+    size = tuple(shape)
+    if end - begin != numel(size) * dtype.itemsize:
+        raise wrong(f"its {numel(size) * dtype.itemsize} bytes do not fill {begin} to {end}")
+    storage = Storage(source, start + begin, end - begin, name)
+    return begin, end, strided(dtype, size, storage, 0, contiguous_strides(size))

@@ -1,0 +1,279 @@
+"""The records of a zip archive, and proof that no other reader would see different ones.
+
+Strategy: the central directory says what there is; every local header must repeat it,
+and the records must tile the file from its first byte to the directory, so there is no
+room for a second archive, a hidden record, or a prefix. ``zipfile`` and torch's own reader
+each accept archives that the other reads differently; what two could read differently
+is refused here. Layout: PKWARE's APPNOTE.TXT, section 4.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import UnreadableError, UnsupportedError
+from ..limits import Limits
+from ..source import InflatedSource, SliceSource, Source, read
+from ..tensor import Storage
+
+_EOCD = struct.Struct("<4s4H2IH")
+_LOCATOR = struct.Struct("<4sIQI")
+_EOCD64 = struct.Struct("<4sQ2H2I4Q")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # Encryption, patch data, strong encryption, masked headers.
+_DESCRIPTOR = 0x8
+_METHODS = {12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 9: "deflate64", 1: "shrink", 6: "implode"}
+
+
+class Record(NamedTuple):
+    """One member: its payload is `packed` bytes at `offset`, `nbytes` once unpacked."""
+
+    name: str
+    offset: int
+    packed: int
+    nbytes: int
+    crc32: int
+    deflated: bool
+
+
+@dataclass(frozen=True)
+class ZipDirectory:
+    """The records of an archive by name, in the order of its central directory.
+
+    `checksums` is False when every record claims CRC 0, which is how torch says that it
+    computed none (``torch.serialization.set_crc32_options(False)``).
+    """
+
+    source: Source
+    records: Mapping[str, Record]
+    checksums: bool
+    limits: Limits
+
+    def storage(self, name: str, *, big_endian: bool = False) -> Storage:
+        """The payload of a record, unpacked on first use if it is deflated."""
+        record = self.records[name]
+        if not record.deflated:
+            crc = record.crc32 if self.checksums else None
+            return Storage(self.source, record.offset, record.nbytes, name, crc, big_endian)
+        packed = SliceSource(self.source, record.offset, record.packed, name)
+        inflated = InflatedSource(
+            packed,
+            wbits=-15,
+            nbytes=record.nbytes,
+            most=self.limits.inflate_bytes,
+            name=name,
+            crc32=record.crc32 if self.checksums else None,
+        )
+        return Storage(inflated, 0, record.nbytes, name, None, big_endian)
+
+    def text(self, name: str) -> str:
+        """A short record, such as ``version``, as text without white space around it."""
+        storage = self.storage(name)
+        if storage.nbytes > 256:
+            raise UnreadableError(f"{name}: {storage.nbytes} bytes are too many for it")
+        return read(storage.source, storage.offset, storage.nbytes).decode("utf-8", "replace").strip()
+
+
+def read_directory(source: Source, limits: Limits) -> ZipDirectory:
+    """The archive's records. UnreadableError when it is damaged or could be read in two ways."""
+    count, start, end = _find_directory(source)
+    if count > limits.zip_members:
+        raise UnreadableError(f"it has {count} records, more than Limits.zip_members")
+    if count * _CENTRAL.size > end - start:
+        raise UnreadableError("its zip directory is too short for the records it counts. The file is damaged")
+    records: dict[str, Record] = {}
+    folded: set[str] = set()
+    expected = 0
+    locals_ = _LocalHeaders(source, start)
+    for entry in sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header):
+        if entry.header != expected:
+            what = "overlaps the one before" if entry.header < expected else "leaves bytes that belong to nothing"
+            raise UnreadableError(f"record {entry.name}: {what}. The zip archive is damaged or forged")
+        record, expected = locals_.check(entry)
+        if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
+            raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+        if record.name.casefold() in folded:
+            raise UnreadableError(f"record {entry.name} is there twice. Readers differ in which one they take")
+        folded.add(record.name.casefold())
+        records[record.name] = record
+    if expected != start:
+        raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
+    checksums = any(record.crc32 for record in records.values())
+    return ZipDirectory(source, records, checksums, limits)
+
+
+def _find_directory(source: Source) -> tuple[int, int, int]:
+    """(records, start, end) of the central directory, agreed on by every place that says so."""
+    tail_size = min(source.nbytes, _EOCD.size + 0xFFFF)
+    tail = read(source, source.nbytes - tail_size, tail_size)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _EOCD.size:
+        raise UnreadableError("its zip directory is missing. The file was cut short; download or copy it again")
+    _, disk, start_disk, count_here, count, size, start, comment = _EOCD.unpack_from(tail, at)
+    if at + _EOCD.size + comment != len(tail):
+        raise UnreadableError("bytes follow its zip directory. The file is damaged, or two were joined")
+    if tail.find(b"PK\x05\x06") != at:
+        raise UnreadableError("it has more than one end of a zip directory. It is damaged or forged")
+    end = source.nbytes - tail_size + at
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == b"PK\x06\x07":
+        _, record_disk, record_at, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        end -= _LOCATOR.size
+        if record_at + _EOCD64.size != end or record_disk or disks > 1:
+            raise UnreadableError("its zip64 locator points elsewhere. The file is damaged or forged")
+        record = _EOCD64.unpack(read(source, record_at, _EOCD64.size))
+        magic, length, _, _, disk64, start_disk64, count_here64, count64, size64, start64 = record
+        if magic != b"PK\x06\x06" or length != _EOCD64.size - 12 or disk64 or start_disk64:
+            raise UnreadableError("its zip64 record is not one. The file is damaged or forged")
+        for small, large, most in (
+            (count_here, count_here64, 0xFFFF),
+            (count, count64, 0xFFFF),
+            (size, size64, 0xFFFFFFFF),
+            (start, start64, 0xFFFFFFFF),
+        ):
+            if small not in (large, most):
+                raise UnreadableError("its two zip directories disagree. The file is damaged or forged")
+        count_here, count, size, start, end = count_here64, count64, size64, start64, record_at
+    if disk or start_disk or count_here != count:
+        raise UnreadableError("it is one part of a zip archive in several files. Join the parts first")
+    if start + size != end:
+        raise UnreadableError("its zip directory is not where it says. The file is damaged or bytes were put before it")
+    return count, start, end
+
+
+class _Entry(NamedTuple):
+    """A central directory entry, zip64 resolved."""
+
+    name: str
+    raw_name: bytes
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    nbytes: int
+    header: int
+
+
+def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
+    at = 0
+    for _ in range(count):
+        if at + _CENTRAL.size > len(directory):
+            raise UnreadableError("its zip directory ends too early. The file is damaged")
+        (
+            magic, made_by, _, flags, method, _, _, crc, packed, nbytes,
+            name_size, extra_size, comment_size, disk, _, attributes, header,
+        ) = _CENTRAL.unpack_from(directory, at)  # fmt: skip
+        if magic != b"PK\x01\x02":
+            raise UnreadableError("its zip directory is damaged")
+        at += _CENTRAL.size
+        raw_name = directory[at : at + name_size]
+        extra = directory[at + name_size : at + name_size + extra_size]
+        at += name_size + extra_size + comment_size
+        if at > len(directory):
+            raise UnreadableError("its zip directory ends too early. The file is damaged")
+        try:
+            name = raw_name.decode()
+        except UnicodeDecodeError:
+            raise UnreadableError("a record's name is not UTF-8. The file is damaged, or not torch's") from None
+        if flags & _ENCRYPTED:
+            raise UnsupportedError(f"record {name}: it is encrypted. Decrypt the archive first")
+        if method not in (_STORED, _DEFLATED):
+            what = _METHODS.get(method, f"method {method}")
+            raise UnsupportedError(f"record {name}: it is compressed with {what}. Repack it without compression")
+        if made_by >> 8 == 3 and stat.S_ISLNK(attributes >> 16):
+            raise UnreadableError(f"record {name}: it is a symbolic link. No checkpoint has one")
+        if extra and 0xFFFFFFFF in (nbytes, packed, header):
+            nbytes, packed, header = _zip64(extra, (nbytes, packed, header), name)
+        if disk or (method == _STORED and packed != nbytes):
+            raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
+        yield _Entry(name, raw_name, flags, method, crc, packed, nbytes, header)
+    if at != len(directory):
+        raise UnreadableError("its zip directory holds more than the records it counts. It is damaged or forged")
+
+
+def _zip64(extra: bytes, values: tuple[int, int, int], name: str) -> tuple[int, int, int]:
+    """`values` (size, packed size, header offset) with those that are full taken from the zip64 extra field."""
+    at, fields = 0, None
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            if fields is not None:
+                raise UnreadableError(f"record {name}: it has two zip64 fields. The file is damaged or forged")
+            fields = extra[at + 4 : at + 4 + size]
+        at += 4 + size
+    wanted = sum(value == 0xFFFFFFFF for value in values)
+    if fields is None or len(fields) < 8 * wanted:
+        raise UnreadableError(f"record {name}: its zip64 field is missing or short. The file is damaged")
+    large = iter(struct.unpack_from(f"<{wanted}Q", fields))
+    size, packed, header = (next(large) if value == 0xFFFFFFFF else value for value in values)
+    return size, packed, header
+
+
+class _LocalHeaders:
+    """Reads the header before each payload, many at a time where they lie close together."""
+
+    def __init__(self, source: Source, end: int) -> None:
+        self.source, self.end = source, end
+        self.window, self.start, self.step = b"", 0, 512
+
+    def get(self, offset: int, count: int) -> bytes:
+        if offset + count > self.end:
+            raise UnreadableError("a record reaches into the zip directory. The file is damaged or forged")
+        if not (self.start <= offset and offset + count <= self.start + len(self.window)):
+            self.window = read(self.source, offset, min(max(self.step, count), self.end - offset))
+            self.start = offset
+        return self.window[offset - self.start : offset - self.start + count]
+
+    def check(self, entry: _Entry) -> tuple[Record, int]:
+        """The record, and the offset just after it; UnreadableError if its own header says otherwise."""
+        self.step = 1 << 16 if entry.packed < 1 << 14 else 512
+        head = self.get(entry.header, _LOCAL.size)
+        magic, _, flags, method, _, _, crc, packed, nbytes, name_size, extra_size = _LOCAL.unpack(head)
+        if magic != b"PK\x03\x04":
+            raise UnreadableError(f"record {entry.name}: it does not start where the zip directory says")
+        if name_size != len(entry.raw_name):
+            raise self.differing(entry, "name")
+        rest = self.get(entry.header + _LOCAL.size, name_size + extra_size)
+        if rest[:name_size] != entry.raw_name:
+            raise self.differing(entry, "name")
+        if method != entry.method:
+            raise self.differing(entry, "compression")
+        if flags & _ENCRYPTED or (flags ^ entry.flags) & _DESCRIPTOR:
+            raise self.differing(entry, "flags")
+        offset = entry.header + _LOCAL.size + name_size + extra_size
+        end = offset + entry.packed
+        said: tuple[int, ...] = (nbytes, packed)
+        if 0xFFFFFFFF in said:
+            said = _zip64(rest[name_size:], (nbytes, packed, 0), entry.name)[:2]
+        known = (entry.nbytes, entry.packed)
+        later = bool(flags & _DESCRIPTOR)
+        if said != known and not (later and said == (0, 0)):
+            raise self.differing(entry, "size")
+        if crc != entry.crc32 and not (later and crc == 0):
+            raise self.differing(entry, "checksum")
+        if later:
+            end += self.descriptor(entry, end)
+        return Record(entry.name, offset, entry.packed, entry.nbytes, entry.crc32, method == _DEFLATED), end
+
+    def descriptor(self, entry: _Entry, at: int) -> int:
+        """The length of the data descriptor at `at`: with or without its signature, 4 or 8 bytes a size."""
+        room = self.get(at, min(24, self.end - at))
+        for form in ("<4s3I", "<4sI2Q", "<3I", "<I2Q"):
+            size = struct.calcsize(form)
+            if size > len(room):
+                continue
+            fields = struct.unpack_from(form, room)
+            signed = fields[0] == b"PK\x07\x08"
+            if signed == ("4s" in form) and fields[signed:] == (entry.crc32, entry.packed, entry.nbytes):
+                return size
+        raise self.differing(entry, "data descriptor")
+
+    def differing(self, entry: _Entry, what: str) -> UnreadableError:
+        return UnreadableError(
+            f"record {entry.name}: its own header and the zip directory differ in {what}. It is damaged or forged"
+        )

@@ -1,0 +1,62 @@
+"""How much of a file's word is taken before it counts as hostile.
+
+Every limit is far above what real checkpoints need and far below what hurts. They
+bound memory and time together with one rule that needs no number: nothing is
+allocated because a file *says* so, only because the bytes are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The caps on what a source may ask for. Pass your own to `convert` or `open`.
+
+    Sizes are bytes; the others are counts.
+    """
+
+    pickle_bytes: int = 1 << 30
+    """Opcodes and small values of one pickle. 100,000 tensors take 11 MB; large byte
+    strings do not count, they stay where they are in the file."""
+
+    number_bytes: int = 1 << 10
+    """One integer inside a pickle. torch's magic number has 10 bytes."""
+
+    text_bytes: int = 64 << 20
+    """One string inside a pickle: a byte array that protocol 2 wrote as text is the longest."""
+
+    zip_members: int = 4_000_000
+    """Records in a zip archive; each storage is one."""
+
+    tensors: int = 4_000_000
+    """Named tensors in one state dict."""
+
+    name_bytes: int = 64 << 10
+    """One tensor name, UTF-8."""
+
+    dimensions: int = 64
+    """Dimensions of one tensor; torch itself stops at 64."""
+
+    nesting: int = 8
+    """Readers inside readers: gzip around a tar around a zip is 3."""
+
+    inflate_ratio: int = 1100
+    """Inflated over compressed bytes; deflate cannot do better than 1032."""
+
+    inflate_bytes: int = 1 << 40
+    """What one compressed record or gzip stream may unpack to."""
+
+    header_bytes: int = 100_000_000
+    """A safetensors header; the reference reader's own cap."""
+
+    expansion: int = 16
+    """Output bytes over the bytes of the storages they come from. Views that repeat elements
+    (``expand``) or share them grow on the way out; 16 times is more than models do."""
+
+    expansion_slack: int = 256 << 20
+    """Output bytes that are always allowed, so that `expansion` never hits a small file."""
+
+
+DEFAULT_LIMITS = Limits()

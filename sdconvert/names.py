@@ -1,0 +1,125 @@
+"""What a tensor is called in the output: prefixes off, names changed, some left out.
+
+Names stay as they are unless somebody asks. What wrappers put around a model
+(DataParallel's ``module.``, torch.compile's ``_orig_mod.``, ...) is pointed out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from .checkpoint import Skipped, Value
+from .errors import ChoiceError, UnreadableError
+
+# Put before every name, by DataParallel and DDP, and by others.
+_LEADING = ("module.", "_module.")
+# Put before the part of a name that was wrapped, wherever that is.
+_ANYWHERE = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+AUTO = "auto"
+
+
+def unwrapped(name: str) -> str:
+    """`name` without anything that a known wrapper added."""
+    name = _ANYWHERE.sub("", name)
+    for prefix in _LEADING:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def known_prefixes(names: list[str]) -> tuple[str, ...]:
+    """The wrapper prefixes that `names` show, as ``--strip-prefix auto`` would take them off."""
+    shown = dict.fromkeys(match for name in names for match in _ANYWHERE.findall(name))
+    bare = [_ANYWHERE.sub("", name) for name in names]
+    for prefix in _LEADING:
+        if bare and all(name.startswith(prefix) for name in bare):
+            shown[prefix] = None
+    return tuple(shown)
+
+
+@dataclass(frozen=True)
+class Names:
+    """How to name the tensors.
+
+    `strip_prefix` is ``auto`` or a prefix; `rename` pairs of old and new, each a whole name or
+    a prefix that ends with a dot; `include` and `exclude` are shell patterns over the names
+    as they are in the file.
+    """
+
+    strip_prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def apply(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
+        """The tensors under their new names, and those that were filtered out.
+
+        ChoiceError when a filter, prefix or old name fits nothing; UnreadableError when two
+        tensors would get one name.
+        """
+        kept, dropped = self._filter(tensors)
+        if self.strip_prefix is not None:
+            kept = _renamed(kept, self._stripper(list(kept)), "--strip-prefix")
+        for old, new in self.rename:
+            kept = _renamed(kept, _renamer(old, new, list(kept)), "--rename")
+        return kept, dropped
+
+    def _filter(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
+        for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in tensors):
+                    raise ChoiceError(f"{flag} {pattern} fits no tensor{_such_as(tensors)}")
+        kept: dict[str, Value] = {}
+        dropped: list[Skipped] = []
+        for name, tensor in tensors.items():
+            if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+                dropped.append(Skipped(name, "not included"))
+            elif any(fnmatchcase(name, pattern) for pattern in self.exclude):
+                dropped.append(Skipped(name, "excluded"))
+            else:
+                kept[name] = tensor
+        if not kept:
+            raise ChoiceError("the filters leave no tensor")
+        return kept, dropped
+
+    def _stripper(self, names: list[str]) -> Callable[[str], str]:
+        if self.strip_prefix != AUTO:
+            prefix = self.strip_prefix or ""
+            if not any(name.startswith(prefix) for name in names):
+                raise ChoiceError(f"no name begins with {prefix!r}{_such_as(names)}")
+            return lambda name: name.removeprefix(prefix)
+        leading = [prefix for prefix in known_prefixes(names) if prefix in _LEADING]
+
+        def strip(name: str) -> str:
+            name = _ANYWHERE.sub("", name)
+            for prefix in leading:
+                name = name.removeprefix(prefix)
+            return name
+
+        return strip
+
+
+def _renamer(old: str, new: str, names: list[str]) -> Callable[[str], str]:
+    if old in names:
+        return lambda name: new if name == old else name
+    if old.endswith(".") and any(name.startswith(old) for name in names):
+        return lambda name: new + name[len(old) :] if name.startswith(old) else name
+    raise ChoiceError(f"--rename {old}: there is no such name, nor a prefix that ends with a dot{_such_as(names)}")
+
+
+def _renamed(tensors: dict[str, Value], change: Callable[[str], str], flag: str) -> dict[str, Value]:
+    result: dict[str, Value] = {}
+    for name, tensor in tensors.items():
+        renamed = change(name)
+        if renamed in result:
+            raise UnreadableError(f"{flag} would give two tensors the name {renamed!r}")
+        result[renamed] = tensor
+    return result
+
+
+def _such_as(names: list[str] | dict[str, Value]) -> str:
+    first = next(iter(names), None)
+    return "" if first is None else f". The first is {first!r}"

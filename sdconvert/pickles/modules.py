@@ -1,0 +1,137 @@
+"""Pickled ``torch.nn.Module``s: the state dict that the class would give, without the class.
+
+The rule is that of ``Module.state_dict`` in ``torch/nn/modules/module.py``: parameters,
+persistent buffers, then children, in the order in which they were registered, depth first,
+None left out. A module is known by its attributes ``_parameters`` and ``_modules``, never
+by its class's name; attributes that an older torch did not have yet count as empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..checkpoint import Dict, Global, LostTensor, Object, Value
+from ..errors import UnreadableError
+
+# Hooks on the state dict that do not change names or values.
+_HARMLESS_HOOKS = frozenset(
+    {
+        "torch.nn.utils.spectral_norm.SpectralNormStateDictHook",
+        "torch.nn.utils.spectral_norm.SpectralNormLoadStateDictPreHook",
+    }
+)
+# Ways to change what state_dict() gives; the author's source, where the file has it, tells.
+_OVERRIDES = re.compile(r"def (state_dict|_save_to_state_dict|get_extra_state)\b|_register_state_dict_hook")
+# Classes of torch that write something else than their parameters and buffers.
+_SPECIAL = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
+
+
+@dataclass
+class ModuleWeights:
+    """The named weights of a module, each a `TensorRef` or what stands in its place, and what to say about them."""
+
+    entries: list[tuple[str, Value]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def attributes(value: Value) -> Dict | None:
+    """The ``__dict__`` of an object, from what BUILD was given: a dict, or (dict, slots)."""
+    if type(value) is not Object:
+        return None
+    state = value.state
+    if type(state) is list and len(state) == 2 and type(state[0]) is Dict:
+        state = state[0]
+    return state if type(state) is Dict else None
+
+
+def is_module(value: Value) -> bool:
+    """Whether `value` is a pickled ``torch.nn.Module``."""
+    state = attributes(value)
+    return state is not None and type(state.get("_modules")) is Dict and type(state.get("_parameters")) is Dict
+
+
+def module_weights(root: Object, sources: Mapping[str, str], most: int) -> ModuleWeights:
+    """The state dict of the module `root`, at most `most` names; `sources` is the authors' code by class."""
+    found = ModuleWeights()
+    told: set[str] = set()
+    stack: list[tuple[Iterator[tuple[str, Value]], Value]] = [(iter([("", root)]), None)]
+    path: list[Value] = []
+    while stack:
+        children, owner = stack[-1]
+        step = next(children, None)
+        if step is None:
+            stack.pop()
+            if owner is not None:
+                path.remove(owner)
+            continue
+        prefix, module = step
+        if any(module is above for above in path):
+            raise UnreadableError(f"module {prefix[:-1]} contains itself. The file is damaged or hostile")
+        if len(path) > 200 or len(found.entries) > most:
+            raise UnreadableError("its modules are nested beyond reason. The file is damaged or hostile")
+        own = _own(module, prefix, found, told, sources)
+        path.append(module)
+        stack.append((own, module))
+    return found
+
+
+def _own(
+    module: Object, prefix: str, found: ModuleWeights, told: set[str], sources: Mapping[str, str]
+) -> Iterator[tuple[str, Value]]:
+    """Add what `module` itself holds; the children that follow, with their prefixes."""
+    state = attributes(module)
+    assert state is not None
+    for why in _oddities(module, state, sources):
+        if why not in told:
+            told.add(why)
+            found.warnings.append(f"{prefix[:-1] or 'the model'}: {why}")
+    parameters, buffers, children = state.get("_parameters"), state.get("_buffers"), state.get("_modules")
+    hidden = _strings(state.get("_non_persistent_buffers_set"))
+    found.entries += ((prefix + name, value) for name, value in _named(parameters) if value is not None)
+    found.entries += (
+        (prefix + name, value) for name, value in _named(buffers) if value is not None and name not in hidden
+    )
+    modules: list[tuple[str, Value]] = []
+    for name, child in _named(children):
+        if child is None:
+            continue
+        kind = child.type_name if type(child) is Object else type(child).__name__
+        if is_module(child) and not _SPECIAL.match(kind):
+            modules.append((f"{prefix}{name}.", child))
+        else:
+            found.entries.append((prefix + name, LostTensor(f"a {kind}, which keeps its weights in a way of its own")))
+    return iter(modules)
+
+
+def _named(mapping: Value) -> list[tuple[str, Value]]:
+    """The items of a mapping of a module, as a dict would give them: of equal names the last value, the first place."""
+    if type(mapping) is not Dict:
+        return []
+    result: dict[str, Value] = {}
+    for name, value in mapping.pairs:
+        if type(name) is bytes:
+            name = name.decode("utf-8", "replace")
+        if type(name) is not str:
+            raise UnreadableError("a module's weights are named by something that is not a string. The file is damaged")
+        result[name] = value
+    return list(result.items())
+
+
+def _strings(value: Value) -> frozenset[str]:
+    return frozenset(item for item in value if type(item) is str) if type(value) is list else frozenset()
+
+
+def _oddities(module: Object, state: Dict, sources: Mapping[str, str]) -> Iterator[str]:
+    """Why this module's state dict may not be its parameters and buffers."""
+    for kind in ("_state_dict_hooks", "_state_dict_pre_hooks"):
+        hooks = state.get(kind)
+        for _, hook in hooks.pairs if type(hooks) is Dict else ():
+            name = hook.full if type(hook) is Global else hook.type_name if type(hook) is Object else "a hook"
+            if name not in _HARMLESS_HOOKS:
+                yield f"{name} may change its state dict, and was not run"
+    override = _OVERRIDES.search(sources.get(module.type_name, ""))
+    if override:
+        what = override.group(1) or "a state dict hook"
+        yield f"{module.type_name} has its own {what} (its source is in the file), which was not run"

@@ -1,0 +1,92 @@
+"""What a pickle says, inert.
+
+Numbers, strings, None, tuples and lists are themselves: Python's own cannot do anything.
+Everything that would name, call or build something becomes one of the five classes
+below, which have no behaviour at all. Identity is kept: what the pickle shares is shared,
+what it makes cyclic is cyclic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..source import Source
+
+# A node is any of: None, bool, int, float, str, bytes, tuple, list, or a class of this file.
+Node = Any
+
+# Modules that changed their name; the table of meanings knows only the second.
+_RENAMED = {
+    "__builtin__": "builtins",
+    "copy_reg": "copyreg",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+    "torch.tensor": "torch._tensor",
+}
+
+
+class Global:
+    """The name of a class or function. `full` is ``module.name`` as written, `key` in today's spelling."""
+
+    __slots__ = ("full", "key", "module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+        self.full = f"{module}.{name}"
+        self.key = f"{_RENAMED.get(module, module)}.{name}"
+
+
+class Call:
+    """`func(*args)` that nobody makes: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ, INST and what came after them.
+
+    `states` are the arguments of BUILD, `pairs` and `items` what SETITEM and APPEND put in.
+    """
+
+    __slots__ = ("args", "func", "items", "kwargs", "pairs", "states")
+
+    def __init__(self, func: Node, args: Node, kwargs: Node = None) -> None:
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.states: list[Node] | None = None
+        self.pairs: list[tuple[Node, Node]] | None = None
+        self.items: list[Node] | None = None
+
+
+class Pairs:
+    """A dict, as the pairs in the order in which they were set. Keys may repeat and need no hash."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[Node, Node]]) -> None:
+        self.pairs = pairs
+
+
+class Bag:
+    """A set or frozenset, as the list of what was added."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Node]) -> None:
+        self.items = items
+
+
+class PersId:
+    """A persistent id: something that lies outside the pickle, such as a storage."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: Node) -> None:
+        self.pid = pid
+
+
+class Blob:
+    """A long byte string that stays where it is: `nbytes` bytes of `source` from `offset` on."""
+
+    __slots__ = ("nbytes", "offset", "source")
+
+    def __init__(self, source: Source, offset: int, nbytes: int) -> None:
+        self.source = source
+        self.offset = offset
+        self.nbytes = nbytes

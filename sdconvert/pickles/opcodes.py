@@ -1,0 +1,305 @@
+"""What each opcode does to the stack; the definitions are in CPython's ``pickletools``."""
+
+from __future__ import annotations
+
+import codecs
+import struct
+from collections.abc import Callable
+
+from ..errors import UnsupportedError
+from ..limits import Limits
+from ..source import Source
+from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
+from .window import Window
+
+I32 = struct.Struct("<i").unpack_from
+U32 = struct.Struct("<I").unpack_from
+U64 = struct.Struct("<Q").unpack_from
+_F64 = struct.Struct(">d").unpack_from
+
+
+class Machine(Window):
+    """The state of one run: the stack, the stacks below each MARK, the memo, and what was seen."""
+
+    def __init__(self, source: Source, offset: int, limits: Limits) -> None:
+        super().__init__(source, offset, limits)
+        self.stack: list[Node] = []
+        self.marks: list[list[Node]] = []
+        self.memo: dict[int, Node] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.persistent: list[PersId] = []
+
+    def pop_mark(self) -> list[Node]:
+        items = self.stack
+        if not self.marks:
+            raise self.damaged("an opcode looks for a MARK that is not there")
+        self.stack = self.marks.pop()
+        return items
+
+    def name(self, module: Node, name: Node) -> Global:
+        if type(module) is not str or type(name) is not str:
+            raise self.damaged("a global is named by something that is not a string")
+        key = (module, name)
+        found = self.globals.get(key)
+        if found is None:
+            found = self.globals[key] = Global(module, name)
+        return found
+
+    def call(self, func: Node, args: Node, kwargs: Node = None) -> Call:
+        if type(args) is not tuple:
+            raise self.damaged("a call's arguments are not a tuple")
+        if type(func) not in (Global, Call, PersId):
+            raise self.damaged(f"a {type(func).__name__} is called")
+        return Call(func, args, kwargs)
+
+    def put_pairs(self, flat: list[Node]) -> None:
+        target = self.stack[-1]
+        if len(flat) % 2:
+            raise self.damaged("a dict is given a key without a value")
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        if type(target) is Pairs:
+            target.pairs.extend(pairs)
+        elif type(target) is Call:
+            if target.pairs is None:
+                target.pairs = []
+            target.pairs.extend(pairs)
+        else:
+            raise self.damaged(f"an item is set on a {type(target).__name__}")
+
+    def put_items(self, items: list[Node], kind: type) -> None:
+        target = self.stack[-1]
+        if type(target) is Call:
+            if target.items is None:
+                target.items = []
+            target.items.extend(items)
+        elif type(target) is list and kind is list:
+            target.extend(items)
+        elif type(target) is Bag and kind is Bag:
+            target.items.extend(items)
+        else:
+            raise self.damaged(f"an item is added to a {type(target).__name__}")
+
+
+def _text(machine: Machine, raw: bytes) -> str:
+    try:
+        return str(raw, "utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        raise machine.damaged("a string is not UTF-8") from None
+
+
+def long_text(m: Machine, unpack: Callable[[bytes, int], tuple[int, ...]], width: int) -> None:
+    count = unpack(m.take(width), 0)[0]
+    m.stack.append(_text(m, m.take_text(count)))
+
+
+def _python2_text(raw: bytes | Blob) -> str | bytes | Blob:
+    """A str of Python 2 was bytes: text if it is ASCII, else left for whoever knows what it is."""
+    return str(raw, "ascii") if isinstance(raw, bytes) and raw.isascii() else raw
+
+
+def _quoted(m: Machine) -> None:
+    line = m.line()
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise m.damaged("a string has no quotes")
+    try:
+        raw = codecs.escape_decode(line[1:-1])[0]
+    except ValueError:
+        raise m.damaged("a string has a bad escape") from None
+    assert isinstance(raw, bytes)
+    m.stack.append(_python2_text(raw))
+
+
+def _escaped(m: Machine) -> None:
+    try:
+        m.stack.append(str(m.line(), "raw-unicode-escape"))
+    except UnicodeDecodeError:
+        raise m.damaged("a string has a bad escape") from None
+
+
+def _decimal(m: Machine) -> None:
+    line = m.line()
+    if line in (b"00", b"01"):
+        m.stack.append(line == b"01")
+        return
+    digits = line.removesuffix(b"L")
+    if len(digits) > m.limits.number_bytes or not digits.removeprefix(b"-").isdigit():
+        raise m.damaged("an integer is not a reasonable one")
+    m.stack.append(int(digits))
+
+
+def _decimal_float(m: Machine) -> None:
+    try:
+        m.stack.append(float(m.line()))
+    except ValueError:
+        raise m.damaged("a float is not one") from None
+
+
+def _long(m: Machine, width: int) -> None:
+    count = m.take(1)[0] if width == 1 else I32(m.take(4), 0)[0]
+    if count > m.limits.number_bytes:
+        raise m.damaged(f"an integer of {count} bytes is longer than Limits.number_bytes")
+    m.stack.append(int.from_bytes(m.take(count), "little", signed=True))
+
+
+def _index(m: Machine) -> int:
+    line = m.line()
+    if not line.isdigit() or len(line) > 10:
+        raise m.damaged("a memo index is not a reasonable number")
+    return int(line)
+
+
+def _frame(m: Machine) -> None:
+    count = U64(m.take(8), 0)[0]
+    if m.frame_end is not None:
+        raise m.damaged("a frame starts inside a frame")
+    m.frame_end = m.claim(count) + count
+    m.set_safe()
+
+
+def _proto(m: Machine) -> None:
+    version = m.take(1)[0]
+    if version > 5:
+        raise m.damaged(f"protocol {version} does not exist")
+
+
+def _global(m: Machine) -> None:
+    module = _text(m, m.line())
+    m.stack.append(m.name(module, _text(m, m.line())))
+
+
+def _stack_global(m: Machine) -> None:
+    name = m.stack.pop()
+    m.stack[-1] = m.name(m.stack[-1], name)
+
+
+def _inst(m: Machine) -> None:
+    module = _text(m, m.line())
+    func = m.name(module, _text(m, m.line()))
+    args = tuple(m.pop_mark())
+    m.stack.append(m.call(func, args))
+
+
+def _obj(m: Machine) -> None:
+    items = m.pop_mark()
+    m.stack.append(m.call(items[0], tuple(items[1:])))
+
+
+def _newobj(m: Machine) -> None:
+    args = m.stack.pop()
+    m.stack[-1] = m.call(m.stack[-1], args)
+
+
+def _newobj_ex(m: Machine) -> None:
+    kwargs, args = m.stack.pop(), m.stack.pop()
+    m.stack[-1] = m.call(m.stack[-1], args, kwargs)
+
+
+def _build(m: Machine) -> None:
+    state = m.stack.pop()
+    target = m.stack[-1]
+    if type(target) is not Call:
+        raise m.damaged(f"a state is given to a {type(target).__name__}")
+    if target.states is None:
+        target.states = []
+    target.states.append(state)
+
+
+def _persid(m: Machine) -> None:
+    pid = PersId(_text(m, m.line()))
+    m.persistent.append(pid)
+    m.stack.append(pid)
+
+
+def _setitem(m: Machine) -> None:
+    value, key = m.stack.pop(), m.stack.pop()
+    m.put_pairs([key, value])
+
+
+def _append(m: Machine) -> None:
+    m.put_items([m.stack.pop()], list)
+
+
+def _dict(m: Machine) -> None:
+    flat = m.pop_mark()
+    m.stack.append(Pairs([]))
+    m.put_pairs(flat)
+
+
+def _pop(m: Machine) -> None:
+    if m.stack:
+        m.stack.pop()
+    else:
+        m.pop_mark()
+
+
+def _tuple3(m: Machine) -> None:
+    m.stack[-3:] = [(m.stack[-3], m.stack[-2], m.stack[-1])]
+
+
+def _put(m: Machine) -> None:
+    index = _index(m)
+    m.memo[index] = m.stack[-1]
+
+
+def _refuse(what: str) -> Callable[[Machine], None]:
+    def act(m: Machine) -> None:
+        raise UnsupportedError(f"the pickle uses {what} at byte {m.base + m.pos}, whose values are not in the file")
+
+    return act
+
+
+OPCODES: dict[int, Callable[[Machine], None]] = {
+    op[0]: act
+    for op, act in {
+        b"\x80": _proto,
+        b"\x95": _frame,
+        b"0": _pop,
+        b"1": lambda m: [m.pop_mark(), None][1],
+        b"2": lambda m: m.stack.append(m.stack[-1]),
+        b"N": lambda m: m.stack.append(None),
+        b"\x88": lambda m: m.stack.append(True),
+        b"I": _decimal,
+        b"L": _decimal,
+        b"F": _decimal_float,
+        b"G": lambda m: m.stack.append(_F64(m.take(8), 0)[0]),
+        b"\x8a": lambda m: _long(m, 1),
+        b"\x8b": lambda m: _long(m, 4),
+        b"S": _quoted,
+        b"V": _escaped,
+        b"U": lambda m: m.stack.append(_python2_text(m.take(m.take(1)[0]))),
+        b"T": lambda m: m.stack.append(_python2_text(m.take_bytes(I32(m.take(4), 0)[0]))),
+        b"\x8c": lambda m: m.stack.append(_text(m, m.take(m.take(1)[0]))),
+        b"\x8d": lambda m: long_text(m, U64, 8),
+        b"B": lambda m: m.stack.append(m.take_bytes(U32(m.take(4), 0)[0])),
+        b"C": lambda m: m.stack.append(m.take(m.take(1)[0])),
+        b"\x8e": lambda m: m.stack.append(m.take_bytes(U64(m.take(8), 0)[0])),
+        b"\x96": lambda m: m.stack.append(m.take_bytes(U64(m.take(8), 0)[0])),
+        b"c": _global,
+        b"\x93": _stack_global,
+        b"i": _inst,
+        b"o": _obj,
+        b"\x81": _newobj,
+        b"\x92": _newobj_ex,
+        b"b": _build,
+        b"P": _persid,
+        b"]": lambda m: m.stack.append([]),
+        b"}": lambda m: m.stack.append(Pairs([])),
+        b"\x8f": lambda m: m.stack.append(Bag([])),
+        b"a": _append,
+        b"e": lambda m: m.put_items(m.pop_mark(), list),
+        b"\x90": lambda m: m.put_items(m.pop_mark(), Bag),
+        b"s": _setitem,
+        b"u": lambda m: m.put_pairs(m.pop_mark()),
+        b"d": _dict,
+        b"l": lambda m: m.stack.append(m.pop_mark()),
+        b"\x91": lambda m: m.stack.append(Bag(m.pop_mark())),
+        b"\x87": _tuple3,
+        b"p": _put,
+        b"g": lambda m: m.stack.append(m.memo[_index(m)]),
+        b"\x82": _refuse("the extension registry"),
+        b"\x83": _refuse("the extension registry"),
+        b"\x84": _refuse("the extension registry"),
+        b"\x97": _refuse("out-of-band buffers"),
+        b"\x98": _refuse("out-of-band buffers"),
+    }.items()
+}

@@ -1,0 +1,224 @@
+"""The walk from nodes to meaning, and what the rebuild functions ask of it.
+
+A container is made empty, remembered, and filled later from a work list, so depth costs
+nothing and a cycle ends where it began. Which global means what is not known here: that
+is the table in `rebuild`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..checkpoint import Dict, LostTensor, Object, TensorRef, TypedStorage, Value
+from ..dtypes import BY_NAME, DType
+from ..errors import UnreadableError
+from ..source import MemorySource, Source
+from ..tensor import Storage, strided
+from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
+_DEPTH = 32  # Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3.
+
+LoadStorage = Callable[[Node], Value]
+Nested = Callable[[Source], Value]
+Rebuild = Callable[["Resolver", Call], Value]
+
+
+class Resolver:
+    """The state of one walk: what became of each node, and the containers still to be filled."""
+
+    def __init__(self, table: Mapping[str, Rebuild], load: LoadStorage, nested: Nested) -> None:
+        self.table, self.load, self.nested = table, load, nested
+        self.done: dict[int, Value] = {}
+        self.todo: list[tuple[Node, Value]] = []
+        self.encoded: dict[int, bytes] = {}
+        self.inner: dict[int, Value] = {}
+        self.sources: dict[str, str] = {}
+        self.depth = 0
+
+    def resolve(self, root: Node) -> Value:
+        result = self.value(root)
+        while self.todo:
+            node, empty = self.todo.pop()
+            self.fill(node, empty)
+        return result
+
+    def value(self, node: Node) -> Value:
+        """What `node` means; a container may be filled later."""
+        kind = type(node)
+        if kind in _ATOMS:
+            return node
+        key = id(node)  # The pickle's root keeps every node alive, so an id stays its own.
+        if key in self.done:
+            return self.done[key]
+        result: Value
+        if kind is Call:
+            result = self.call(node)
+        elif kind is Pairs:
+            result = Dict()
+            self.todo.append((node, result))
+        elif kind is PersId:
+            result = self.persistent(node)
+        elif kind is Blob:
+            result = Object("bytes")
+        else:  # list, tuple, Bag
+            result = []
+            self.todo.append((node, result))
+        self.done[key] = result
+        return result
+
+    def fill(self, node: Node, empty: Value) -> None:
+        kind = type(node)
+        if kind is Pairs:
+            empty.pairs.extend(self.pairs(node.pairs))
+        elif kind is Bag:
+            empty.extend(map(self.value, node.items))
+        elif kind is not Call:
+            empty.extend(map(self.value, node))
+        elif type(empty) is Dict:
+            empty.pairs.extend(self.pairs(node.pairs))
+            state = self.state(node)
+            if type(state) is Dict:
+                empty.attributes = state
+        else:
+            empty.args.extend(map(self.value, node.args))
+            if node.kwargs is not None:
+                empty.args.append(self.value(node.kwargs))
+            empty.pairs.extend(self.pairs(node.pairs))
+            empty.items.extend(map(self.value, node.items or ()))
+            empty.state = self.state(node)
+
+    def pairs(self, pairs: list[tuple[Node, Node]] | None) -> list[tuple[Value, Value]]:
+        value = self.value
+        return [(key, value(item)) for key, item in pairs or ()]
+
+    def state(self, call: Call) -> Value:
+        """The arguments of BUILD as one: dicts are merged, as ``__dict__.update`` would."""
+        states = call.states or ()
+        if len(states) == 1:
+            return self.value(states[0])
+        if states and all(type(state) is Pairs for state in states):
+            merged = Pairs([pair for state in states for pair in state.pairs])
+            result = Dict()
+            self.todo.append((merged, result))
+            return result
+        return [self.value(state) for state in states] or None
+
+    def persistent(self, node: PersId) -> Value:
+        pid = node.pid
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":  # ("module", class, file, source)
+            if type(pid[1]) is Global and type(pid[3]) is str:
+                self.sources[pid[1].full] = pid[3]
+            return pid[1] if type(pid[1]) is Global else None
+        return self.load(pid)
+
+    def call(self, call: Call) -> Value:
+        func = call.func
+        if type(func) is PersId:
+            func = self.value(func)
+        if type(func) is Global:
+            rebuild = self.table.get(func.key)
+            if rebuild is not None:
+                if self.depth >= _DEPTH:
+                    raise UnreadableError("calls are nested too deeply to be a tensor's. The file is damaged")
+                self.depth += 1
+                try:
+                    return rebuild(self, call)
+                finally:
+                    self.depth -= 1
+        result = Object(func.full if type(func) is Global else "an unnamed call")
+        self.todo.append((call, result))
+        return result
+
+    # What the rebuild functions ask for
+
+    def storage(self, node: Node) -> TypedStorage:
+        # Writers that imitate torch's first format put the id itself where the storage belongs.
+        value = self.load(node) if type(node) is tuple else self.value(node)
+        if type(value) is not TypedStorage:
+            raise UnreadableError("a tensor's storage is not one. The file is damaged")
+        return value
+
+    def tensor(self, node: Node) -> Value:
+        value = self.value(node)
+        if type(value) is not TensorRef and type(value) is not LostTensor:
+            raise UnreadableError("a tensor is expected, and something else is there. The file is damaged")
+        return value
+
+    def whole(self, node: Node) -> Storage:
+        """A byte string, wherever it is, as a storage of its own."""
+        if type(node) is Blob:
+            return Storage(node.source, node.offset, node.nbytes, "inside the pickle")
+        data = self.data(node)
+        return Storage(MemorySource(data), 0, len(data), "inside the pickle")
+
+    def data(self, node: Node) -> bytes:
+        """A short byte string: as such, as the text Python 2 made of it, or as protocol 2 spells it."""
+        if type(node) is bytes:
+            return node
+        if type(node) is str:
+            return node.encode("latin-1", "replace")
+        if type(node) is Call and type(node.func) is Global and node.func.key in ("_codecs.encode", "builtins.bytes"):
+            args = node.args
+            if not args:
+                return b""
+            if type(args[0]) is str and len(args) == 2 and args[1] in ("latin1", "latin-1"):
+                key = id(args[0])
+                if key not in self.encoded:  # One memoised text may be asked for many times.
+                    try:
+                        self.encoded[key] = args[0].encode("latin-1")
+                    except UnicodeEncodeError:
+                        raise UnreadableError("a byte string has characters that are no bytes") from None
+                return self.encoded[key]
+        raise UnreadableError("bytes are expected, and something else is there. The file is damaged")
+
+
+def untouched(call: Call) -> None:
+    """UnreadableError if anything was done to a tensor after it was built: torch would obey, into its memory."""
+    if call.pairs or call.items or call.states:
+        raise UnreadableError("a tensor is changed after it was built. The file is hostile or damaged")
+
+
+def arguments(call: Call, least: int, most: int) -> tuple[Node, ...]:
+    args = call.args
+    if not least <= len(args) <= most:
+        name = call.func.full if type(call.func) is Global else "a call"
+        raise UnreadableError(f"{name} has {len(args)} arguments. The file is damaged, or newer than this reader")
+    assert type(args) is tuple
+    return args
+
+
+def dims(node: Node) -> tuple[int, ...]:
+    """A size or stride: a tuple, a list, or torch.Size of one."""
+    if type(node) is Call and type(node.func) is Global and node.func.key == "torch.Size" and len(node.args) == 1:
+        node = node.args[0]
+    if type(node) is list:
+        node = tuple(node)
+    if type(node) is not tuple:
+        raise UnreadableError("a tensor's size or stride is not a tuple. The file is damaged")
+    return node
+
+
+def dtype_of(node: Node) -> DType:
+    if type(node) is Global and node.module == "torch" and node.name in BY_NAME:
+        return BY_NAME[node.name]
+    name = node.full if type(node) is Global else type(node).__name__
+    raise UnreadableError(f"{name} is not a dtype of torch that this reader knows")
+
+
+def view(typed: TypedStorage, dtype: DType, offset: Node, size: Node, stride: Node, flags: Node = None) -> TensorRef:
+    """The tensor that `size` and `stride` cut out of a storage, `offset` elements in."""
+    conj = neg = False
+    if type(flags) is Pairs:
+        for key, value in flags.pairs:
+            if key not in ("conj", "neg") or type(value) is not bool:
+                continue
+            conj, neg = (value, neg) if key == "conj" else (conj, value)
+    storage, start = typed.storage, typed.offset
+    if type(offset) is not int or offset < 0:
+        raise UnreadableError("a tensor's storage offset is not a whole number of 0 or more. The file is damaged")
+    if start:
+        if start % dtype.itemsize:
+            raise UnreadableError("a view of a storage does not start at an element. The file is damaged")
+        offset += start // dtype.itemsize
+    return strided(dtype, dims(size), storage, offset, dims(stride), conj=conj, neg=neg)

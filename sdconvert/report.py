@@ -1,0 +1,148 @@
+"""What happened, as data: the same facts for a person, for a machine and for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .checkpoint import Candidate, Checkpoint, Skipped, StateDict
+from .errors import printable
+from .names import known_prefixes
+from .pickles.known import is_dangerous, is_known
+from .plan import Plan
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Output:
+    """One written file."""
+
+    path: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
+
+    `verified` is True when the output was read back and found to be what was meant to be
+    written, False when that was switched off. `outputs` is empty after a dry run.
+    """
+
+    source: str
+    container: str
+    kind: str
+    key: str
+    outputs: tuple[Output, ...]
+    tensors: int
+    bytes: int
+    source_bytes: int
+    aliases: Mapping[str, str]
+    skipped: tuple[Skipped, ...]
+    known_globals: tuple[str, ...]
+    unknown_globals: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    others: tuple[Candidate, ...]
+    warnings: tuple[str, ...]
+    verified: bool
+    seconds: float
+
+    @staticmethod
+    def of(
+        source: str,
+        source_bytes: int,
+        checkpoint: Checkpoint,
+        weights: StateDict,
+        plan: Plan,
+        *,
+        outputs: tuple[Output, ...] = (),
+        verified: bool = False,
+        seconds: float = 0.0,
+    ) -> Report:
+        """The report of one conversion, from what each stage decided."""
+        names = sorted({name.full for name in checkpoint.globals})
+        known = {name.full for name in checkpoint.globals if is_known(name)}
+        return Report(
+            source=source,
+            container=checkpoint.container,
+            kind=weights.kind,
+            key=weights.key,
+            outputs=outputs,
+            tensors=len(plan.entries),
+            bytes=plan.nbytes,
+            source_bytes=source_bytes,
+            aliases=plan.aliases,
+            skipped=weights.skipped,
+            known_globals=tuple(name for name in names if name in known),
+            unknown_globals=tuple(name for name in names if name not in known),
+            prefixes=known_prefixes(list(weights.tensors)),
+            others=weights.others,
+            warnings=(*weights.warnings, *plan.warnings),
+            verified=verified,
+            seconds=seconds,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return {
+            "source": self.source,
+            "container": self.container,
+            "kind": self.kind,
+            "key": self.key,
+            "outputs": [{"path": output.path, "bytes": output.nbytes} for output in self.outputs],
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "source_bytes": self.source_bytes,
+            "aliases": dict(self.aliases),
+            "skipped": [{"name": one.name, "why": one.why} for one in self.skipped],
+            "globals": {"known": list(self.known_globals), "unknown": list(self.unknown_globals)},
+            "prefixes": list(self.prefixes),
+            "others": [
+                {"key": one.key, "tensors": one.tensors, "bytes": one.nbytes, "kind": one.kind} for one in self.others
+            ],
+            "warnings": list(self.warnings),
+            "verified": self.verified,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(printable(line) for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for output in self.outputs:
+            yield f"{self.source} -> {output.path}"
+        if not self.outputs:
+            yield f"{self.source} (dry run, nothing was written)"
+        what = {"module": "a whole pickled model", "tensor": "a single tensor"}.get(self.kind, "a state dict")
+        where = f" at {self.key}" if self.key else ""
+        yield f"  source    {self.container}, {human(self.source_bytes)}: {what}{where}"
+        checked = "verified bit by bit" if self.verified else "not verified"
+        yield f"  tensors   {self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
+        if self.aliases:
+            yield f"  tied      {_listed([f'{alias} = {kept}' for alias, kept in self.aliases.items()])}"
+        if self.skipped:
+            yield f"  left out  {_listed([f'{one.name} ({one.why})' for one in self.skipped])}"
+        if self.prefixes:
+            yield f"  prefixes  names carry {' '.join(self.prefixes)} (--strip-prefix auto takes them off)"
+        if self.unknown_globals:
+            marked = [f"{name} (!)" if is_dangerous(name) else name for name in self.unknown_globals]
+            yield f"  classes   named in the pickle, not needed, never run: {_listed(marked)}"
+        for warning in self.warnings:
+            yield f"  warning   {warning}"
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+def human(nbytes: int) -> str:
+    """Bytes for a person, in decimal units as disks and the Hub count them: ``1.50 GB``."""
+    size = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{nbytes:,} B" if unit == "B" else f"{size:,.2f} {unit}"
+        size /= 1000
+    return f"{nbytes:,} B"

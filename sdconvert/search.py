@@ -1,0 +1,238 @@
+"""Where in a checkpoint's tree the weights are.
+
+Strategy: one walk finds which subtrees hold tensors at all; a second, over those only,
+collects candidates of three ranks. Named by a wrapper key (``state_dict``, ``model``, ...)
+beats complete by its own look (a module, a dict that ``state_dict()`` made or whose names
+have dots) beats loose tensors. One candidate of the best rank is the answer; loose ones
+are taken together; several of the others are a choice that only a person can make.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .checkpoint import Dict, LostTensor, Object, TensorRef, Value
+from .errors import UnreadableError
+from .pickles.modules import attributes, is_module
+
+# What people call the state dict inside a checkpoint.
+_WRAPPERS = """
+    state_dict model_state_dict model_state model_dict model net network weights params parameters module
+    model_weights model_params net_state_dict network_state_dict
+"""
+WRAPPERS = frozenset(_WRAPPERS.split())
+
+_TRAINING = re.compile(
+    r"(^|_)optim(izer)?s?(_|$|\d)|optimi[sz]er|^opt$|(^|_)(lr_)?sched(uler)?s?(_|$|\d)|^(grad_)?scaler(_|$)|^amp$"
+    r"|(^|_)rng(_|$)|^random_state|^grad(ient)?s?$|^exp_avg(_sq)?$",
+    re.IGNORECASE,
+)
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow)([._]|$|\d)|(^|[._])ema|ema$", re.IGNORECASE)
+_DEPTH = 64
+
+LOOSE, COMPLETE, WRAPPED = 0, 1, 2
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A node that could be the state dict, where it is, and how sure that is."""
+
+    path: Path
+    node: Value
+    rank: int
+
+    @property
+    def key(self) -> str:
+        """The dotted path, as ``--key`` takes it; ``.`` for the root."""
+        return ".".join(self.path) or "."
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether its name says that it is a running average of the weights."""
+        return any(_AVERAGED.search(part) for part in self.path)
+
+
+def children(node: Value) -> Iterator[tuple[str, Value]]:
+    """The named values directly below a node, a repeated key once, with its last value."""
+    if type(node) is Dict:
+        yield from _items(node.pairs)
+    elif type(node) is list:
+        yield from ((str(index), value) for index, value in enumerate(node))
+    elif type(node) is Object:
+        yield from _items(node.pairs)
+        state = attributes(node)
+        if state is not None:
+            yield from _items(state.pairs)
+        elif node.state is not None:
+            yield "state", node.state
+        yield from ((str(index), value) for index, value in enumerate([*node.items, *node.args]))
+
+
+def _items(pairs: list[tuple[Value, Value]]) -> Iterator[tuple[str, Value]]:
+    last: dict[str, tuple[Value, Value]] = {}
+    for key, value in pairs:
+        name = name_of(key)
+        if name in last and type(last[name][0]) is not type(key):
+            raise UnreadableError(f"two entries would both be named {name!r}. --key can name one that is sound")
+        last[name] = (key, value)
+    for name, (_, value) in last.items():
+        yield name, value
+
+
+def name_of(key: Value) -> str:
+    """A dict's key as a part of a tensor's name."""
+    if type(key) is str:
+        return key
+    if type(key) is bytes:
+        return key.decode("utf-8", "replace")
+    if type(key) in (int, bool, float) or key is None:
+        return str(key) if type(key) is not int or key.bit_length() < 4096 else "a huge number"
+    return f"<{type(key).__name__}>"
+
+
+class Census:
+    """Which containers of a tree have tensors somewhere below them, and how many tensors there are.
+
+    numpy arrays count as tensors only where there is no torch tensor at all: in a training
+    checkpoint they are random states and statistics.
+    """
+
+    def __init__(self, root: Value) -> None:
+        self.arrays = True
+        above: dict[int, list[int]] = {}
+        tensors: dict[int, Value] = {}
+        todo, seen = [root], {id(root)}
+        while todo:
+            node = todo.pop()
+            if type(node) is TensorRef or type(node) is LostTensor:
+                tensors[id(node)] = node
+                continue
+            for _, child in children(node):
+                if type(child) in (Dict, list, Object, TensorRef, LostTensor):
+                    above.setdefault(id(child), []).append(id(node))
+                    if id(child) not in seen:
+                        seen.add(id(child))
+                        todo.append(child)
+        self.arrays = not any(type(t) is LostTensor or not t.array for t in tensors.values())
+        counted = [key for key, tensor in tensors.items() if self.is_tensor(tensor)]
+        self.tensors = len(counted)
+        self._holds: set[int] = set(counted)
+        while counted:
+            for owner in above.get(counted.pop(), ()):
+                if owner not in self._holds:
+                    self._holds.add(owner)
+                    counted.append(owner)
+
+    def is_tensor(self, node: Value) -> bool:
+        """Whether `node` is itself something that belongs in a state dict."""
+        return type(node) is LostTensor or (type(node) is TensorRef and (self.arrays or not node.array))
+
+    def holds(self, node: Value) -> bool:
+        """Whether `node` is a tensor or has one below it."""
+        return id(node) in self._holds
+
+
+def is_training_state(name: str, node: Value) -> bool:
+    """Whether a subtree is an optimizer's, a scheduler's, a scaler's or a random generator's."""
+    if type(node) not in (Dict, list, Object):
+        return False
+    if type(node) is Object and node.type_name.startswith("torch.optim."):
+        return True
+    if type(node) is Dict and "param_groups" in node and "state" in node:
+        return True
+    return bool(_TRAINING.search(name))
+
+
+def is_complete(node: Value, census: Census) -> bool:
+    """Whether a node looks like the whole of a model's weights: a module, or what ``state_dict()`` gives."""
+    if is_module(node):
+        return True
+    if type(node) is not Dict:
+        return False
+    if node.attributes is not None and "_metadata" in node.attributes:
+        return True
+    return any(type(key) is str and "." in key and census.is_tensor(value) for key, value in node.pairs)
+
+
+def find(root: Value, census: Census) -> list[Found]:
+    """The candidates of the best rank that `root` has, in the order of the file; several loose ones are one."""
+    best = _best(_find(root, (), census, 0, frozenset()))
+    if len(best) > 1 and best[0].rank == LOOSE:
+        return [_together(best, root, ())]
+    unique: dict[int, Found] = {}
+    for found in best:
+        unique.setdefault(id(found.node), found)
+    return list(unique.values())
+
+
+def _best(found: list[Found]) -> list[Found]:
+    rank = max((candidate.rank for candidate in found), default=LOOSE)
+    return [candidate for candidate in found if candidate.rank == rank]
+
+
+def _together(found: list[Found], node: Value, path: Path) -> Found:
+    """The lowest node below `node`, which lies at `path`, that holds all of `found`."""
+    common = found[0].path
+    for other in found[1:]:
+        same = 0
+        while same < min(len(common), len(other.path)) and common[same] == other.path[same]:
+            same += 1
+        common = common[:same]
+    for name in common[len(path) :]:
+        node = next(child for key, child in children(node) if key == name)
+    return Found(common, node, LOOSE)
+
+
+def _find(node: Value, path: Path, census: Census, depth: int, above: frozenset[int]) -> list[Found]:
+    if census.is_tensor(node):
+        return [Found(path, node, LOOSE)]
+    if is_module(node):
+        return [Found(path, node, COMPLETE)]
+    if depth > _DEPTH or id(node) in above:
+        return []
+    above |= {id(node)}
+    wanted = [(n, c) for n, c in children(node) if census.holds(c) and not is_training_state(n, c)]
+    direct = [name for name, child in wanted if census.is_tensor(child)]
+    if is_complete(node, census):
+        return [Found(path, node, COMPLETE)]
+    found: list[Found] = []
+    for name, child in wanted:
+        if name in direct:
+            continue
+        below = _best(_find(child, (*path, name), census, depth + 1, above))
+        if name.lower() in WRAPPERS and below:
+            if below[0].rank == LOOSE:
+                below = [_together(below, child, (*path, name))]
+            below = [Found(one.path, one.node, WRAPPED) for one in below]
+        found += below
+        if len(found) > 1000:
+            break
+    if direct and not any(one.rank > LOOSE for one in found):
+        return [Found(path, node, LOOSE)]
+    return found
+
+
+def walk(root: Value, key: str) -> Found | None:
+    """The node at a dotted path; parts may be list indexes, names with dots in them, and a module's children."""
+    if key in ("", "."):
+        return Found((), root, WRAPPED)
+    todo: list[tuple[Value, list[str], Path]] = [(root, key.split("."), ())]
+    for _ in range(10_000):
+        if not todo:
+            return None
+        node, parts, path = todo.pop()
+        if not parts:
+            return Found(path, node, WRAPPED)
+        steps = dict(children(node))
+        if is_module(node):
+            for inside in ("_modules", "_parameters", "_buffers"):
+                steps.update(children(steps.get(inside)))
+        for size in range(1, len(parts) + 1):  # Pushed last, tried first: the longest name.
+            name = ".".join(parts[:size])
+            if name in steps:
+                todo.append((steps[name], parts[size:], (*path, name)))
+    return None

@@ -1,0 +1,244 @@
+"""Where bytes come from: `Source.read(offset, count)` and nothing else.
+
+A source never moves a cursor, so threads share one. Files are read with ``pread`` and
+never mapped: a file that shrinks under a map kills the process, a short read is an
+error with a name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from .errors import UnreadableError
+
+
+class Source(Protocol):
+    """`nbytes` bytes that can be read at any offset, by any thread. `name` is for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on. UnreadableError if they are not all there."""
+
+
+def read(source: Source, offset: int, count: int) -> bytes:
+    """`count` bytes of `source` from `offset` on; UnreadableError if they are not all there.
+
+    The bounds are checked before anything is allocated: `count` may be a file's claim.
+    """
+    if offset < 0 or count < 0 or offset + count > source.nbytes:
+        raise UnreadableError(
+            f"bytes {offset} to {offset + count} are needed, but there are only {source.nbytes}. "
+            "The file is damaged or was cut short"
+        )
+    buffer = bytearray(count)
+    source.readinto(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+class FileSource:
+    """A regular file, opened once. Replacing or changing it while it is read is an error."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UnreadableError(f"{self.name}: cannot be opened: {reason}") from error
+        self._stat = os.fstat(self._fd)
+        if not stat.S_ISREG(self._stat.st_mode):
+            os.close(self._fd)
+            what = "a directory" if stat.S_ISDIR(self._stat.st_mode) else "not a regular file"
+            raise UnreadableError(f"{self.name}: is {what}. Give the checkpoint file itself")
+        self.nbytes = self._stat.st_size
+        self.path = Path(self.name)
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        wanted, done = len(buffer), 0
+        while done < wanted:
+            try:
+                count = os.preadv(self._fd, [buffer[done:] if done else buffer], offset + done)
+            except OSError as error:
+                raise UnreadableError(f"cannot be read at byte {offset}: {error.strerror}") from error
+            if count == 0:
+                raise UnreadableError(
+                    f"ended at byte {offset + done} while it was read; it had {self.nbytes} bytes. "
+                    "Something changed it; try again when it is complete"
+                )
+            done += count
+
+    def check_unchanged(self) -> None:
+        """UnreadableError if the file is not the one that was opened, in size and time of change."""
+        # Not ctime: that also moves when a link is added or a mode is set, which changes no bytes.
+        now, then = os.fstat(self._fd), self._stat
+        if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+            raise UnreadableError("was changed while it was read. Try again when it is complete")
+
+    def is_same_file(self, other: os.stat_result) -> bool:
+        """Whether `other` is the stat of this very file, by whatever path it was found."""
+        return (self._stat.st_dev, self._stat.st_ino) == (other.st_dev, other.st_ino)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class MemorySource:
+    """Bytes that are already in memory, such as a byte string inside a pickle."""
+
+    def __init__(self, data: bytes, name: str = "memory") -> None:
+        self.name = name
+        self.nbytes = len(data)
+        self._data = memoryview(data)
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        end = offset + len(buffer)
+        if offset < 0 or end > self.nbytes:
+            raise UnreadableError(f"bytes {offset} to {end} are needed, but there are only {self.nbytes}")
+        buffer[:] = self._data[offset:end]
+
+
+class SliceSource:
+    """A range of another source. Slices of slices read straight from the first."""
+
+    def __init__(self, base: Source, offset: int, nbytes: int, name: str = "") -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > base.nbytes:
+            raise UnreadableError(
+                f"{name or 'a range'} claims bytes {offset} to {offset + nbytes}, but there are only {base.nbytes}. "
+                "The file is damaged or was cut short"
+            )
+        self.base: Source = base.base if isinstance(base, SliceSource) else base
+        self.offset: int = base.offset + offset if isinstance(base, SliceSource) else offset
+        self.nbytes = nbytes
+        self.name = name or base.name
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        if offset < 0 or offset + len(buffer) > self.nbytes:
+            raise UnreadableError(
+                f"bytes {offset} to {offset + len(buffer)} are needed, but there are only {self.nbytes}"
+            )
+        self.base.readinto(self.offset + offset, buffer)
+
+
+def flatten(source: Source, offset: int) -> tuple[Source, int]:
+    """The source and offset that a position in a slice really means."""
+    if isinstance(source, SliceSource):
+        return source.base, source.offset + offset
+    return source, offset
+
+
+_IN_MEMORY = 4 << 20
+_STEP = 256 << 10
+
+
+class InflatedSource:
+    """A compressed range, unpacked on first use: small ones in memory, large ones in an unnamed
+    temporary file, because weights are read in an order that has nothing to do with the stream's.
+
+    `wbits` is zlib's: -15 for a raw deflate stream, 31 for gzip. `nbytes` must be what the
+    stream really gives; None lets the stream decide (gzip), up to `most` bytes.
+    """
+
+    def __init__(
+        self, packed: Source, *, wbits: int, nbytes: int | None, most: int, name: str, crc32: int | None = None
+    ) -> None:
+        self.name = name
+        self._packed, self._wbits, self._most, self._crc32 = packed, wbits, most, crc32
+        self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self._lock = threading.Lock()
+        self._claimed = nbytes
+        if nbytes is None:
+            self._unpack()
+        else:
+            self.nbytes = nbytes
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        if offset < 0 or offset + len(buffer) > self.nbytes:
+            raise UnreadableError(f"{self.name}: byte {offset + len(buffer)} is beyond its {self.nbytes} bytes")
+        with self._lock:  # A temporary file in memory has one cursor.
+            if self._file is None:
+                self._unpack()
+            assert self._file is not None
+            self._file.seek(offset)
+            data = self._file.read(len(buffer))
+            if len(data) != len(buffer):
+                raise UnreadableError(f"{self.name}: its temporary copy is short")
+            buffer[:] = data
+
+    def _unpack(self) -> None:
+        limit = self._most if self._claimed is None else self._claimed
+        out = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as the source
+        try:
+            total, crc = inflate(self._packed, self._wbits, limit, out.write, self.name)
+        except OSError as error:
+            out.close()
+            raise UnreadableError(f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}") from error
+        except BaseException:
+            out.close()
+            raise
+        if self._claimed is not None and total != self._claimed:
+            out.close()
+            raise UnreadableError(f"{self.name}: unpacks to {total} bytes, {self._claimed} were announced")
+        if self._crc32 is not None and crc != self._crc32:
+            out.close()
+            raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
+        self.nbytes = total
+        self._file = out
+
+
+def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> tuple[int, int]:
+    """Unpack one deflate or gzip stream that must fill `packed`; the bytes written and their CRC-32.
+
+    gzip members may follow each other, as ``gzip`` itself allows. UnreadableError when the
+    stream is damaged, has a tail, or gives more than `most` bytes.
+    """
+    engine = zlib.decompressobj(wbits)
+    total = crc = position = 0
+    pending = b""
+    while True:
+        if not pending and position < packed.nbytes:
+            pending = read(packed, position, min(_STEP, packed.nbytes - position))
+            position += len(pending)
+        starved = not pending
+        try:
+            data = engine.decompress(pending, _STEP)
+        except zlib.error as error:
+            raise UnreadableError(f"{name}: its compressed data is damaged: {error}") from error
+        total += len(data)
+        if total > most:
+            raise UnreadableError(f"{name}: unpacks to more than the {most} bytes it may")
+        crc = zlib.crc32(data, crc)
+        write(data)
+        pending = engine.unconsumed_tail
+        if engine.eof:
+            pending = engine.unused_data
+            if not pending and position == packed.nbytes:
+                return total, crc
+            if wbits < 0 or (pending or read(packed, position, 1))[:1] != b"\x1f":
+                raise UnreadableError(f"{name}: data follows its compressed stream")
+            engine = zlib.decompressobj(wbits)
+        elif starved and not data:
+            raise UnreadableError(f"{name}: its compressed data ends too early")

@@ -1,0 +1,237 @@
+"""Moving the bytes: from where they lie in the source to where they belong in the output.
+
+Strategy: the output is cut into units of a few MiB; a small pool of threads takes the
+next unit, reads its parts into a buffer of its own, takes checksums, and writes it with
+one ``pwrite``. Reading, writing and CRC-32 release the interpreter lock. Memory is the
+threads' buffers, whatever the sizes. Each unit's checksum is kept for reading it back;
+checksums of parts of a source storage are combined and compared with the container's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from .crc32 import combine
+from .errors import OutputError, UnreadableError, within
+from .gather import SCRATCH, cast, fill
+from .plan import Entry
+from .tensor import Storage
+
+_Item = TypeVar("_Item")
+
+CHUNK = 4 << 20
+_ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that are done since the last call, from any thread."""
+
+
+class Placed(NamedTuple):
+    """An entry and the byte of the output at which it begins."""
+
+    entry: Entry
+    at: int
+
+
+class Chunk(NamedTuple):
+    """A range of the output and the CRC-32 of what was meant to be in it."""
+
+    at: int
+    nbytes: int
+    crc32: int
+
+
+class _Part(NamedTuple):
+    """Elements `start` to `start + count` of an entry, in one unit."""
+
+    entry: Entry
+    start: int
+    elements: int
+
+
+@dataclass
+class Copied:
+    """What was written: `chunks` for reading it back, `read` for checking the source's own checksums."""
+
+    chunks: list[Chunk]
+    read: dict[Storage, list[Chunk]]
+
+
+def copy(placed: Iterable[Placed], fd: int, *, nbytes: int, threads: int | None, progress: Progress) -> Copied:
+    """Write every entry at its place in the file `fd`; `placed` is in the order of places.
+
+    `nbytes` is their sum, `threads` how many copy at once (None: by the number of processors).
+    """
+    copied = Copied([], {})
+    units = _units(placed)
+
+    def work(unit: tuple[int, list[_Part]], buffer: memoryview, scratch: memoryview) -> int:
+        at, parts = unit
+        end = 0
+        for entry, start, elements in parts:
+            begin, end = end, end + elements * entry.dtype.itemsize
+            with within(entry.name):
+                _read(entry, start, buffer[begin:end], scratch, copied.read)
+        data = buffer[:end]
+        write(fd, data, at)
+        copied.chunks.append(Chunk(at, end, zlib.crc32(data)))
+        return end
+
+    _run(work, units, nbytes, threads, progress)
+    return copied
+
+
+def _read(entry: Entry, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]) -> None:
+    tensor = entry.tensor
+    if entry.dtype is not tensor.dtype:
+        cast(tensor, start, out, entry.dtype, scratch)
+        return
+    fill(tensor, start, out, scratch)
+    storage = tensor.pieces[0].storage
+    if storage.crc32 is not None and len(tensor.pieces) == 1 and tensor.is_plain:
+        at = (tensor.pieces[0].offset + start) * tensor.dtype.itemsize
+        # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
+        read.setdefault(storage, []).append(Chunk(at, len(out), zlib.crc32(out)))
+
+
+def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
+    """(place, parts) of each unit: neighbours together, large ones cut at element boundaries."""
+    at, size = 0, 0
+    parts: list[_Part] = []
+    for entry, place in placed:
+        if parts and place != at + size:
+            yield at, parts
+            parts, size = [], 0
+        if not parts:
+            at = place
+        start, left, itemsize = 0, entry.tensor.numel, entry.dtype.itemsize
+        while left:
+            count = min(left, (CHUNK - size) // itemsize)
+            if count:
+                parts.append(_Part(entry, start, count))
+                start, left, size = start + count, left - count, size + count * itemsize
+            if left:
+                yield at, parts
+                at, parts, size = at + size, [], 0
+    if parts:
+        yield at, parts
+
+
+def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int | None) -> None:
+    """UnreadableError if a storage's bytes are not those that the container's checksum was made of.
+
+    What was read for the output is not read again; what no tensor covers is.
+    """
+
+    def work(storage: Storage, buffer: memoryview, scratch: memoryview) -> int:
+        crc, at = 0, 0
+        for chunk in sorted(copied.read.get(storage, ())):
+            if chunk.at >= at:  # Of overlapping views the first counts; gaps are read.
+                crc = _crc_range(storage, at, chunk.at, crc, buffer)
+                crc = combine(crc, chunk.crc32, chunk.nbytes)
+                at = chunk.at + chunk.nbytes
+        crc = _crc_range(storage, at, storage.nbytes, crc, buffer)
+        if crc != storage.crc32:
+            raise UnreadableError(
+                f"record {storage.name}: checksum {crc:08x}, expected {storage.crc32:08x}. The file is damaged; "
+                "download or copy it again"
+            )
+        return 0
+
+    def is_unchecked(storage: Storage) -> bool:
+        """Most storages are one tensor, read in one piece."""
+        read = copied.read.get(storage, ())
+        return storage.crc32 is not None and list(read) != [(0, storage.nbytes, storage.crc32)]
+
+    rest = [storage for storage in dict.fromkeys(storages) if is_unchecked(storage)]
+    _run(work, iter(rest), sum(storage.nbytes for storage in rest), threads, lambda count: None)
+
+
+def _crc_range(storage: Storage, begin: int, end: int, crc: int, buffer: memoryview) -> int:
+    while begin < end:
+        part = buffer[: min(CHUNK, end - begin)]
+        storage.source.readinto(storage.offset + begin, part)
+        crc = zlib.crc32(part, crc)
+        begin += len(part)
+    return crc
+
+
+def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Progress) -> None:
+    """OutputError if the file `fd` does not hold what was meant to be written."""
+
+    def work(chunk: Chunk, buffer: memoryview, scratch: memoryview) -> int:
+        done = 0
+        while done < chunk.nbytes:
+            count = os.preadv(fd, [buffer[done : chunk.nbytes]], chunk.at + done)
+            if count == 0:
+                raise OutputError(f"the output ends at byte {chunk.at + done}: the disk lost what was written")
+            done += count
+        if zlib.crc32(buffer[:done]) != chunk.crc32:
+            raise OutputError(
+                f"bytes {chunk.at} to {chunk.at + done} read back differently from what was written. "
+                "Check the disk and the memory of this machine"
+            )
+        return done
+
+    _run(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
+
+
+def write(fd: int, data: memoryview | bytes, at: int) -> None:
+    """Write all of `data` at byte `at`. OSError as the system gives it."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:] if done else view, at + done)
+
+
+def _run(
+    work: Callable[[_Item, memoryview, memoryview], int],
+    items: Iterator[_Item],
+    nbytes: int,
+    threads: int | None,
+    progress: Progress,
+) -> None:
+    """`work(item, buffer, scratch)` for every item, by a few threads; the first error ends all and is raised."""
+    lock = threading.Lock()
+    failures: list[BaseException] = []
+
+    def loop() -> None:
+        buffer, scratch = memoryview(bytearray(CHUNK)), memoryview(bytearray(SCRATCH))
+        while not failures:
+            with lock:
+                item = next(items, None)
+            if item is None:
+                return
+            progress(work(item, buffer, scratch))
+
+    def guarded() -> None:
+        try:
+            loop()
+        except BaseException as error:
+            failures.append(error)
+
+    if threads is None:
+        threads = 1 if nbytes < _ALONE else min(4, (os.cpu_count() or 1) + 1)
+    if threads <= 1:
+        loop()
+        return
+    workers = [threading.Thread(target=guarded, name="sdconvert-copy", daemon=True) for _ in range(threads)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            while worker.is_alive():  # With a time-out, or an interrupt would wait for the whole copy.
+                worker.join(0.2)
+    except BaseException as error:
+        failures.append(error)
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
+        raise
+    if failures:
+        raise failures[0]

@@ -1,0 +1,166 @@
+"""A tensor as the file describes it: where its bytes lie, never the bytes themselves.
+
+A `Storage` is a range of a source. A `Piece` maps a strided box of a storage onto a
+strided box of the tensor. A `TensorRef` is a dtype, a shape and the pieces that fill it:
+one for an ordinary tensor, several for one that was saved in parts. All are checked
+when they are made, so whoever holds one may read through it without looking again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .dtypes import DType
+from .errors import UnreadableError
+from .source import Source
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """`nbytes` bytes of `source` from `offset` on, shared by any number of tensors.
+
+    `crc32` is the container's checksum of exactly these bytes, None when it has none.
+    `big_endian` says how multi-byte elements lie in it. Two storages are the same one
+    only when they are the same object: that is what a tie is decided by.
+    """
+
+    source: Source
+    offset: int
+    nbytes: int
+    name: str
+    crc32: int | None = None
+    big_endian: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.nbytes < 0 or self.offset + self.nbytes > self.source.nbytes:
+            raise UnreadableError(
+                f"storage {self.name} claims bytes {self.offset} to {self.offset + self.nbytes}, "
+                f"but there are only {self.source.nbytes}. The file is damaged or was cut short"
+            )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The box of `shape` elements that starts `offset` elements into `storage` with `strides`,
+    and goes to the row-major tensor from element `at` on with `at_strides`.
+
+    All five count elements of the tensor's dtype. `at_strides` never increase and never
+    make two elements meet, so the box's own order is the tensor's order.
+    """
+
+    storage: Storage
+    offset: int
+    strides: tuple[int, ...]
+    shape: Shape
+    at: int
+    at_strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor of `shape` whose row-major elements `pieces` fill, without hole or overlap.
+
+    With `conj` (`neg`) the values are the conjugates (negatives) of what is stored.
+    `array` marks what was a numpy array rather than a torch tensor.
+    """
+
+    dtype: DType
+    shape: Shape
+    pieces: tuple[Piece, ...]
+    conj: bool = False
+    neg: bool = False
+    array: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Elements, as torch counts them."""
+        return numel(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes when written contiguously."""
+        return numel(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes can be copied from one range of one storage as they are."""
+        if len(self.pieces) != 1 or self.conj or self.neg:
+            return False
+        piece = self.pieces[0]
+        if piece.storage.big_endian and self.dtype.swap > 1:
+            return False
+        return piece.strides == piece.at_strides or is_contiguous(piece.shape, piece.strides)
+
+
+def numel(shape: Shape) -> int:
+    """The number of elements of a row-major box of `shape`; 1 for a scalar."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def contiguous_strides(shape: Shape) -> tuple[int, ...]:
+    """Row-major strides in elements, as torch gives a fresh tensor of `shape`."""
+    if len(shape) < 2:
+        return (1,) * len(shape)
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size or 1
+    strides.reverse()
+    return tuple(strides)
+
+
+def is_contiguous(shape: Shape, strides: tuple[int, ...]) -> bool:
+    """torch's rule: the stride of a dimension with one element does not matter."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size == 0:
+            return True
+        if size != 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
+
+
+def strided(
+    dtype: DType,
+    shape: Shape,
+    storage: Storage,
+    offset: int,
+    strides: tuple[int, ...],
+    *,
+    conj: bool = False,
+    neg: bool = False,
+    array: bool = False,
+) -> TensorRef:
+    """A tensor seen through `strides` from element `offset` of `storage` on.
+
+    UnreadableError when a number is negative, not an int, or leads outside the storage.
+    """
+    if len(shape) != len(strides):
+        raise UnreadableError(f"a tensor has {len(shape)} dimensions but {len(strides)} strides. The file is damaged")
+    last = offset
+    empty = False
+    for size, stride in zip(shape, strides, strict=True):
+        if type(size) is not int or type(stride) is not int or size < 0 or stride < 0:
+            raise UnreadableError("a tensor's size or stride is not a whole number of 0 or more. The file is damaged")
+        if size == 0:
+            empty = True
+        else:
+            last += (size - 1) * stride
+    if type(offset) is not int or offset < 0:
+        raise UnreadableError("a tensor's storage offset is not a whole number of 0 or more. The file is damaged")
+    needed = 0 if empty else (last + 1) * dtype.itemsize
+    if needed > storage.nbytes:
+        raise UnreadableError(
+            f"storage {storage.name} holds {storage.nbytes} bytes, the tensor needs {needed}. The file is damaged"
+        )
+    if max(numel(shape), last) >= 1 << 63 or (empty and max(shape) >= 1 << 63):
+        raise UnreadableError("a tensor's dimensions multiply to more than 64 bits hold. The file is damaged")
+    piece = Piece(storage, offset, strides, shape, 0, contiguous_strides(shape))
+    return TensorRef(dtype, shape, (piece,), conj, neg, array)

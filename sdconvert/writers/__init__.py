@@ -1,0 +1,55 @@
+"""Output formats. A new one is a new module here, and its row in `WRITERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from ..errors import ChoiceError
+from ..plan import Plan
+from ..stream import Placed
+from . import safetensors
+
+
+class Layout(Protocol):
+    """A file, decided to the byte: fixed parts, and the places of the tensors between them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole file."""
+
+    @property
+    def fixed(self) -> tuple[tuple[int, bytes], ...]:
+        """(place, bytes) of everything that is not a tensor."""
+
+    @property
+    def placed(self) -> tuple[Placed, ...]:
+        """The tensors, in the order of their places."""
+
+
+class Writer(Protocol):
+    """An output format. One module of this package each."""
+
+    NAME: str
+    SUFFIX: str
+
+    def lay_out(self, plan: Plan, metadata: Mapping[str, str]) -> Layout:
+        """Where everything goes. UnsupportedError for what the format cannot hold."""
+
+
+WRITERS: Mapping[str, Writer] = MappingProxyType({"safetensors": safetensors})
+
+
+def for_path(path: Path, name: str | None = None) -> Writer:
+    """The writer called `name`, or the one that `path` ends like. ChoiceError when there is none."""
+    if name is not None:
+        if name not in WRITERS:
+            raise ChoiceError(f"there is no output format {name!r}, only {', '.join(WRITERS)}")
+        return WRITERS[name]
+    for writer in WRITERS.values():
+        if path.name.endswith(writer.SUFFIX):
+            return writer
+    endings = ", ".join(writer.SUFFIX for writer in WRITERS.values())
+    raise ChoiceError(f"{path}: its ending names no output format; {endings} would")

@@ -1,0 +1,73 @@
+"""safetensors, to the byte what ``safetensors.torch.save_file(..., metadata={"format": "pt"})`` writes.
+
+An 8-byte little-endian header length; the header, compact JSON padded with spaces to a
+multiple of 8; the tensors without gaps, larger alignments first and by name within a
+dtype. Source: ``prepare`` in ``safetensors/src/tensor.rs``. The reference's order of
+metadata keys is that of a hash table; ours is ``format``, then sorted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..dtypes import LAYOUT_RANK
+from ..errors import ChoiceError, UnreadableError, UnsupportedError
+from ..limits import DEFAULT_LIMITS
+from ..plan import Entry, Plan
+from ..stream import Placed
+
+NAME = "safetensors"
+SUFFIX = ".safetensors"
+_RESERVED = ("format",)
+
+
+@dataclass(frozen=True)
+class SafetensorsLayout:
+    """A safetensors file, decided to the byte."""
+
+    nbytes: int
+    fixed: tuple[tuple[int, bytes], ...]
+    placed: tuple[Placed, ...]
+
+
+def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
+    entries = list(plan.entries)
+    for name in (*(entry.name for entry in entries), *plan.aliases):
+        if name == "__metadata__":
+            raise UnreadableError("a tensor is named __metadata__, which safetensors keeps for itself. --rename it")
+    # An alias under a reserved key would be read as something else: such a tensor is written by itself.
+    tensors = {entry.name: entry for entry in entries}
+    entries += (
+        Entry(alias, tensors[kept].tensor, tensors[kept].dtype)
+        for alias, kept in plan.aliases.items()
+        if alias in _RESERVED
+    )
+    aliases = {alias: kept for alias, kept in plan.aliases.items() if alias not in _RESERVED}
+    for key in metadata:
+        if key in _RESERVED:
+            raise ChoiceError(f"metadata {key!r} is set by the format itself")
+        if key in aliases and metadata[key] != aliases[key]:
+            raise ChoiceError(f"metadata {key!r} is the name of a tensor that is tied to {aliases[key]}")
+    entries.sort(key=lambda entry: (LAYOUT_RANK[entry.dtype.name], entry.name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **dict(sorted({**metadata, **aliases}.items()))}}
+    at, places = 0, []
+    for entry in entries:
+        end = at + entry.nbytes
+        shape = list(entry.tensor.shape)
+        if entry.dtype.packed > 1:
+            if not shape:
+                raise UnsupportedError(f"{entry.name}: {entry.dtype.name} needs a dimension that its pairs fill")
+            shape[-1] *= entry.dtype.packed
+        header[entry.name] = {"dtype": entry.dtype.code, "shape": shape, "data_offsets": [at, end]}
+        places.append((entry, at))
+        at = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > DEFAULT_LIMITS.header_bytes:
+        raise UnsupportedError(f"the header would have {len(text)} bytes; safetensors readers stop at 100,000,000")
+    start = 8 + len(text)
+    head = len(text).to_bytes(8, "little") + text
+    return SafetensorsLayout(start + at, ((0, head),), tuple(Placed(entry, start + place) for entry, place in places))
