@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ class NewFile:
         return os.open(self.temporary, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=self.directory)
 
     def _hidden_name(self) -> str:
-        return f".{self.path.name[:200]}.{secrets.token_hex(6)}.sdconvert-tmp"
+        return f".{self.path.name[:200]}.{os.urandom(6).hex()}.sdconvert-tmp"
 
     def sync(self) -> None:
         """Return when the bytes are on the disk."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .dtypes import DType
 from .pickles.nodes import Global
@@ -64,8 +64,7 @@ class Object:
     items: list[Value] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class TypedStorage:
+class TypedStorage(NamedTuple):
     """A view of `numel` elements, `offset` bytes into `storage`; `dtype` None counts bytes."""
 
     storage: Storage

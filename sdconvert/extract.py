@@ -32,7 +32,8 @@ def extract(
         chosen = walk(checkpoint.root, key)
         if chosen is None:
             raise ChoiceError(f"there is nothing at key {key!r}{_hint(extraction)}", extraction.candidates())
-        census.arrays = census.arrays or not any(_tensors_below(chosen.node))
+        if not any(_tensors_below(chosen.node)):
+            extraction.census = Census(chosen.node)  # Only arrays there: then they are what was asked for.
         others: list[Found] = []
     else:
         chosen, others = _choose(extraction)
@@ -112,6 +113,7 @@ def _about_others(chosen: Found, others: list[Found]) -> Iterator[str]:
 
 
 def _tensors_below(node: Value) -> Iterator[Value]:
+    """The torch tensors at and below `node`, each once."""
     todo, seen = [node], {id(node)}
     while todo:
         node = todo.pop()
@@ -119,7 +121,7 @@ def _tensors_below(node: Value) -> Iterator[Value]:
             yield node
         elif type(node) in (Dict, list, Object):
             for _, child in children(node):
-                if id(child) not in seen:
+                if type(child) in (Dict, list, Object, TensorRef, LostTensor) and id(child) not in seen:
                     seen.add(id(child))
                     todo.append(child)
 
@@ -160,29 +162,42 @@ class _Extraction:
         if self.census.is_tensor(found.node):
             return [(found.path[-1] if found.path else "tensor", found.node)]
         entries: list[tuple[str, Value]] = []
-        todo: list[tuple[str, Value, frozenset[int]]] = [("", found.node, frozenset())]
-        while todo:
-            prefix, node, above = todo.pop()
-            if len(entries) + len(todo) > self.most:
-                raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
-            if is_module(node):
-                inside = module_weights(node, self.checkpoint.sources, self.most)
-                self.warnings += (text for text in inside.warnings if text not in self.warnings)
-                entries += ((prefix + name, value) for name, value in inside.entries)
-            elif prefix and (self.census.is_tensor(node) or not self.census.holds(node)):
-                entries.append((prefix[:-1], node))
-            elif id(node) in above:
-                raise UnreadableError(f"{prefix[:-1]} contains itself. The file is damaged or hostile")
-            elif len(above) > 200:
-                raise UnreadableError("it is nested beyond reason. The file is damaged or hostile")
+        prefix, below = "", iter([("", found.node)])
+        # What is left of each container that is being walked, its prefix, and its identity.
+        walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
+        above: set[int] = set()
+        while True:
+            for name, node in below:
+                if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
+                    entries.append((prefix + name, node))
+                elif is_module(node):
+                    inside = module_weights(node, self.checkpoint.sources, self.most)
+                    self.warnings += (text for text in inside.warnings if text not in self.warnings)
+                    head = f"{prefix}{name}." if walking else ""
+                    entries += ((head + part, value) for part, value in inside.entries)
+                elif id(node) in above:
+                    raise UnreadableError(f"{prefix}{name} contains itself. The file is damaged or hostile")
+                elif len(walking) > 200:
+                    raise UnreadableError("it is nested beyond reason. The file is damaged or hostile")
+                else:
+                    walking.append((prefix, below, id(node)))
+                    above.add(id(node))
+                    prefix = f"{prefix}{name}." if len(walking) > 1 else ""
+                    below = self._wanted(node, found)
+                    break
             else:
-                own = is_complete(node, self.census)
-                inner = above | {id(node)}
-                for name, child in reversed(list(children(node))):
-                    if not own and found.rank != WRAPPED and is_training_state(name, child):
-                        continue
-                    todo.append((f"{prefix}{name}.", child, inner))
-        return entries
+                if not walking:
+                    return entries
+                prefix, below, key = walking.pop()
+                above.discard(key)
+            if len(entries) > self.most:
+                raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
+
+    def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
+        """The children of `node`, without training state unless it was asked for or the node is complete."""
+        if found.rank == WRAPPED or is_complete(node, self.census):
+            return children(node)
+        return ((name, child) for name, child in children(node) if not is_training_state(name, child))
 
     def sort_out(self, entries: list[tuple[str, Value]]) -> tuple[dict[str, Value], list[Skipped]]:
         """Tensors by name, and what is not one. UnreadableError when a name is there twice."""
@@ -202,8 +217,7 @@ class _Extraction:
         for prefix, name, child in self._siblings(chosen):
             if is_training_state(name, child):
                 yield Skipped(prefix + name, "training state")
-            elif self.census.holds(child):
-                count = sum(1 for _ in _tensors_below(child))
+            elif count := sum(1 for _ in _tensors_below(child)):
                 yield Skipped(prefix + name, f"outside of the state dict ({count} tensor{'s' * (count != 1)})")
             else:
                 yield Skipped(prefix + name, describe(child))

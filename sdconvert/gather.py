@@ -24,8 +24,10 @@ _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 _Dim = tuple[int, int, int]  # Size, stride in the source, stride in the output, in items.
 
 
-def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) -> None:
+def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) -> bool:
     """Put the row-major elements of `tensor` from number `start` on into all of `out` (bytes).
+
+    True when they were copied as they lie in one range of one storage.
 
     `scratch` has at least `SCRATCH` bytes. UnreadableError when the source is short.
     """
@@ -34,7 +36,7 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
         piece = tensor.pieces[0]
         storage = piece.storage
         storage.source.readinto(storage.offset + (piece.offset + start) * itemsize, out)
-        return
+        return True
     stop = start + len(out) // itemsize
     for piece in tensor.pieces:
         low, high = _rank(piece, start), _rank(piece, stop)
@@ -53,6 +55,7 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
         _translate(out, itemsize - 1, 2 * half)
     if tensor.neg:
         _negate(out, tensor.dtype)
+    return False
 
 
 def _rank(piece: Piece, position: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from .checkpoint import StateDict
 from .dtypes import DType
@@ -20,18 +21,19 @@ from .tensor import Storage, TensorRef
 _TOLD = 10
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of the output: its name, where its bytes come from, and the dtype they are to have."""
 
     name: str
     tensor: TensorRef
     dtype: DType
+    nbytes: int
+    """Bytes in the output."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the output."""
-        return self.tensor.numel * self.dtype.itemsize
+    @staticmethod
+    def of(name: str, tensor: TensorRef, dtype: DType) -> Entry:
+        """The entry for a tensor of which every element becomes one of `dtype`."""
+        return Entry(name, tensor, dtype, tensor.numel * dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
                     aliases[name] = first
             _overlaps([(name, tensor) for tensor, name in kept.items()], warnings)
     entries = tuple(
-        Entry(name, tensor, _target(name, tensor, dtype))
+        Entry.of(name, tensor, _target(name, tensor, dtype))
         for name, tensor in weights.tensors.items()
         if name not in aliases
     )
@@ -107,7 +109,7 @@ def _as_seen(tensor: TensorRef) -> TensorRef:
         return tensor
     piece = tensor.pieces[0]
     strides = tuple(1 if size == 1 else stride for size, stride in zip(piece.shape, piece.strides, strict=True))
-    return replace(tensor, pieces=(replace(piece, strides=strides),))
+    return replace(tensor, pieces=(piece._replace(strides=strides),))
 
 
 def _target(name: str, tensor: TensorRef, dtype: DType | None) -> DType:

@@ -10,7 +10,7 @@ are taken together; several of the others are a choice that only a person can ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .checkpoint import Dict, LostTensor, Object, TensorRef, Value
@@ -72,15 +72,16 @@ def children(node: Value) -> Iterator[tuple[str, Value]]:
         yield from ((str(index), value) for index, value in enumerate([*node.items, *node.args]))
 
 
-def _items(pairs: list[tuple[Value, Value]]) -> Iterator[tuple[str, Value]]:
+def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:
+    if all(type(key) is str for key, _ in pairs):
+        return dict(pairs).items()
     last: dict[str, tuple[Value, Value]] = {}
     for key, value in pairs:
         name = name_of(key)
         if name in last and type(last[name][0]) is not type(key):
             raise UnreadableError(f"two entries would both be named {name!r}. --key can name one that is sound")
         last[name] = (key, value)
-    for name, (_, value) in last.items():
-        yield name, value
+    return [(name, value) for name, (_, value) in last.items()]
 
 
 def name_of(key: Value) -> str:
@@ -102,30 +103,35 @@ class Census:
     """
 
     def __init__(self, root: Value) -> None:
-        self.arrays = True
         above: dict[int, list[int]] = {}
-        tensors: dict[int, Value] = {}
+        # The tensors, and the containers that hold some directly: torch's, and numpy's.
+        torch: tuple[set[int], set[int]] = (set(), set())
+        numpy: tuple[set[int], set[int]] = (set(), set())
+        if type(root) in (TensorRef, LostTensor):
+            (numpy if type(root) is TensorRef and root.array else torch)[0].add(id(root))
         todo, seen = [root], {id(root)}
         while todo:
             node = todo.pop()
-            if type(node) is TensorRef or type(node) is LostTensor:
-                tensors[id(node)] = node
-                continue
             for _, child in children(node):
-                if type(child) in (Dict, list, Object, TensorRef, LostTensor):
+                kind = type(child)
+                if kind is TensorRef or kind is LostTensor:
+                    tensors, holders = numpy if kind is TensorRef and child.array else torch
+                    tensors.add(id(child))
+                    holders.add(id(node))
+                elif kind is Dict or kind is list or kind is Object:
                     above.setdefault(id(child), []).append(id(node))
                     if id(child) not in seen:
                         seen.add(id(child))
                         todo.append(child)
-        self.arrays = not any(type(t) is LostTensor or not t.array for t in tensors.values())
-        counted = [key for key, tensor in tensors.items() if self.is_tensor(tensor)]
-        self.tensors = len(counted)
-        self._holds: set[int] = set(counted)
-        while counted:
-            for owner in above.get(counted.pop(), ()):
+        self.arrays = not torch[0]
+        tensors, self._holds = numpy if self.arrays else torch
+        self.tensors = len(tensors)
+        spread = list(self._holds)
+        while spread:
+            for owner in above.get(spread.pop(), ()):
                 if owner not in self._holds:
                     self._holds.add(owner)
-                    counted.append(owner)
+                    spread.append(owner)
 
     def is_tensor(self, node: Value) -> bool:
         """Whether `node` is itself something that belongs in a state dict."""
@@ -133,7 +139,7 @@ class Census:
 
     def holds(self, node: Value) -> bool:
         """Whether `node` is a tensor or has one below it."""
-        return id(node) in self._holds
+        return id(node) in self._holds or self.is_tensor(node)
 
 
 def is_training_state(name: str, node: Value) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 from .errors import UnreadableError
 
@@ -167,7 +166,7 @@ class InflatedSource:
     ) -> None:
         self.name = name
         self._packed, self._wbits, self._most, self._crc32 = packed, wbits, most, crc32
-        self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
         self._claimed = nbytes
         if nbytes is None:
@@ -189,6 +188,8 @@ class InflatedSource:
             buffer[:] = data
 
     def _unpack(self) -> None:
+        import tempfile  # It brings in half of the standard library, and few files are compressed.
+
         limit = self._most if self._claimed is None else self._claimed
         out = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as the source
         try:

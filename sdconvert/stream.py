@@ -13,11 +13,12 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from .crc32 import combine
-from .errors import OutputError, UnreadableError, within
+from .errors import OutputError, SdconvertError, UnreadableError
 from .gather import SCRATCH, cast, fill
 from .plan import Entry
 from .tensor import Storage
@@ -75,10 +76,14 @@ def copy(placed: Iterable[Placed], fd: int, *, nbytes: int, threads: int | None,
         end = 0
         for entry, start, elements in parts:
             begin, end = end, end + elements * entry.dtype.itemsize
-            with within(entry.name):
+            try:
                 _read(entry, start, buffer[begin:end], scratch, copied.read)
+            except SdconvertError as error:
+                error.places.insert(0, entry.name)
+                raise
         data = buffer[:end]
         write(fd, data, at)
+        _start_writeback(fd, at, end)
         copied.chunks.append(Chunk(at, end, zlib.crc32(data)))
         return end
 
@@ -91,10 +96,12 @@ def _read(entry: Entry, start: int, out: memoryview, scratch: memoryview, read: 
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
         return
-    fill(tensor, start, out, scratch)
-    storage = tensor.pieces[0].storage
-    if storage.crc32 is not None and len(tensor.pieces) == 1 and tensor.is_plain:
-        at = (tensor.pieces[0].offset + start) * tensor.dtype.itemsize
+    if not fill(tensor, start, out, scratch):
+        return
+    piece = tensor.pieces[0]
+    storage = piece.storage
+    if storage.crc32 is not None:
+        at = (piece.offset + start) * tensor.dtype.itemsize
         # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
         read.setdefault(storage, []).append(Chunk(at, len(out), zlib.crc32(out)))
 
@@ -109,7 +116,8 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
             parts, size = [], 0
         if not parts:
             at = place
-        start, left, itemsize = 0, entry.tensor.numel, entry.dtype.itemsize
+        itemsize = entry.dtype.itemsize
+        start, left = 0, entry.nbytes // itemsize
         while left:
             count = min(left, (CHUNK - size) // itemsize)
             if count:
@@ -165,13 +173,14 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
     """OutputError if the file `fd` does not hold what was meant to be written."""
 
     def work(chunk: Chunk, buffer: memoryview, scratch: memoryview) -> int:
-        done = 0
+        done = crc = 0
         while done < chunk.nbytes:
-            count = os.preadv(fd, [buffer[done : chunk.nbytes]], chunk.at + done)
+            count = os.preadv(fd, [buffer[: min(CHUNK, chunk.nbytes - done)]], chunk.at + done)
             if count == 0:
                 raise OutputError(f"the output ends at byte {chunk.at + done}: the disk lost what was written")
+            crc = zlib.crc32(buffer[:count], crc)
             done += count
-        if zlib.crc32(buffer[:done]) != chunk.crc32:
+        if crc != chunk.crc32:
             raise OutputError(
                 f"bytes {chunk.at} to {chunk.at + done} read back differently from what was written. "
                 "Check the disk and the memory of this machine"
@@ -179,6 +188,13 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
         return done
 
     _run(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
+
+
+def _start_writeback(fd: int, at: int, nbytes: int) -> None:
+    """Let the disk begin now rather than at the sync; pages that are not yet written stay in the cache."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # A hint; what it cannot be given for is synced all the same.
+            os.posix_fadvise(fd, at, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def write(fd: int, data: memoryview | bytes, at: int) -> None:

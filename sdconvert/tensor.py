@@ -9,12 +9,16 @@ when they are made, so whoever holds one may read through it without looking aga
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
 
 from .dtypes import DType
 from .errors import UnreadableError
 from .source import Source
 
 Shape = tuple[int, ...]
+
+_INT = frozenset({int})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,7 @@ class Storage:
             )
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """The box of `shape` elements that starts `offset` elements into `storage` with `strides`,
     and goes to the row-major tensor from element `at` on with `at_strides`.
 
@@ -96,16 +99,15 @@ class TensorRef:
 
 def numel(shape: Shape) -> int:
     """The number of elements of a row-major box of `shape`; 1 for a scalar."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return prod(shape)
 
 
 def contiguous_strides(shape: Shape) -> tuple[int, ...]:
     """Row-major strides in elements, as torch gives a fresh tensor of `shape`."""
     if len(shape) < 2:
         return (1,) * len(shape)
+    if len(shape) == 2:
+        return (shape[1] or 1, 1)
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
@@ -133,7 +135,6 @@ def strided(
     storage: Storage,
     offset: int,
     strides: tuple[int, ...],
-    *,
     conj: bool = False,
     neg: bool = False,
     array: bool = False,
@@ -144,23 +145,23 @@ def strided(
     """
     if len(shape) != len(strides):
         raise UnreadableError(f"a tensor has {len(shape)} dimensions but {len(strides)} strides. The file is damaged")
-    last = offset
-    empty = False
-    for size, stride in zip(shape, strides, strict=True):
-        if type(size) is not int or type(stride) is not int or size < 0 or stride < 0:
-            raise UnreadableError("a tensor's size or stride is not a whole number of 0 or more. The file is damaged")
-        if size == 0:
-            empty = True
-        else:
-            last += (size - 1) * stride
-    if type(offset) is not int or offset < 0:
-        raise UnreadableError("a tensor's storage offset is not a whole number of 0 or more. The file is damaged")
-    needed = 0 if empty else (last + 1) * dtype.itemsize
+    numbers = (offset, *shape, *strides)
+    # By exact type: True is an int too, and no size.
+    if not _INT.issuperset(map(type, numbers)) or min(numbers) < 0:
+        raise UnreadableError(
+            "a tensor's size, stride or offset is not a whole number of 0 or more. The file is damaged"
+        )
+    count, dense = numel(shape), contiguous_strides(shape)
+    if strides == dense:
+        last = offset + count - 1
+    else:
+        last = offset + sum([(size - 1) * stride for size, stride in zip(shape, strides, strict=True)])
+    needed = (last + 1) * dtype.itemsize if count else 0
     if needed > storage.nbytes:
         raise UnreadableError(
             f"storage {storage.name} holds {storage.nbytes} bytes, the tensor needs {needed}. The file is damaged"
         )
-    if max(numel(shape), last) >= 1 << 63 or (empty and max(shape) >= 1 << 63):
+    if max(count, *numbers) >> 63 or last >> 63 > 0:
         raise UnreadableError("a tensor's dimensions multiply to more than 64 bits hold. The file is damaged")
-    piece = Piece(storage, offset, strides, shape, 0, contiguous_strides(shape))
+    piece = Piece(storage, offset, strides, shape, 0, dense)
     return TensorRef(dtype, shape, (piece,), conj, neg, array)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..checkpoint import TypedStorage
 from ..dtypes import BY_STORAGE, DType
 from ..errors import UnreadableError
 from ..pickles.nodes import Global, Node
+from ..tensor import Storage
 
 _UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage", "TypedStorage"})
 
@@ -14,23 +16,22 @@ _UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage", "TypedStorage"})
 class StorageId(NamedTuple):
     """("storage", class, key, location, elements[, view]), checked. `dtype` None counts bytes.
 
-    `view` is None or (key, offset, elements) of the part that is meant, in elements.
+    `itemsize` is the bytes of an element, `nbytes` those of the whole storage; `view` is
+    None or (key, offset, elements) of the part that is meant, in elements.
     """
 
     dtype: DType | None
+    itemsize: int
     key: str | int
     numel: int
+    nbytes: int
     view: tuple[str, int, int] | None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole storage."""
-        return self.numel * self.itemsize
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element of the storage's class."""
-        return 1 if self.dtype is None else self.dtype.itemsize
+    def typed(self, storage: Storage) -> TypedStorage:
+        """The part of `storage` that is meant, `storage` being the one with this key."""
+        if self.view is None:
+            return TypedStorage(storage, self.dtype, 0, self.numel)
+        return TypedStorage(storage, self.dtype, self.view[1] * self.itemsize, self.view[2])
 
 
 def storage_class(node: Node) -> DType | None:
@@ -60,4 +61,6 @@ def parse_storage_id(pid: Node) -> StorageId:
             raise UnreadableError(f"the view of storage {key} is not one. The file is damaged")
         if view[1] < 0 or view[2] < 0 or view[1] + view[2] > numel:
             raise UnreadableError(f"the view of storage {key} reaches outside of it. The file is damaged")
-    return StorageId(storage_class(pid[1]), key, numel, view)
+    dtype = storage_class(pid[1])
+    itemsize = 1 if dtype is None else dtype.itemsize
+    return StorageId(dtype, itemsize, key, numel, numel * itemsize, view)

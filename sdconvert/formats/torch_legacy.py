@@ -8,7 +8,7 @@ elements, little-endian. Sizes are only known once the object is read. Source:
 
 from __future__ import annotations
 
-from ..checkpoint import Checkpoint, TypedStorage, Value
+from ..checkpoint import Checkpoint, Value
 from ..errors import UnreadableError, within
 from ..limits import Limits
 from ..pickles.machine import Pickled, run
@@ -86,10 +86,9 @@ class _Storages:
             )
 
     def load(self, pid: Node) -> Value:
-        dtype, key, numel, view = found = parse_storage_id(pid)
-        storage = self.known.get(str(key))
+        found = parse_storage_id(pid)
+        key = str(found.key)
+        storage = self.known.get(key)
         if storage is None:
             raise UnreadableError(f"storage {key} is not in the file. It is damaged")
-        if view is not None:
-            return TypedStorage(storage, dtype, view[1] * found.itemsize, view[2])
-        return TypedStorage(storage, dtype, 0, numel)
+        return found.typed(storage)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 
-from ..checkpoint import Checkpoint, TypedStorage, Value
+from ..checkpoint import Checkpoint, Value
 from ..errors import UnreadableError, UnsupportedError, within
 from ..limits import Limits
 from ..pickles.machine import run
@@ -124,17 +124,16 @@ class _Storages:
         self.known: dict[str, Storage] = {}
 
     def load(self, pid: Node) -> Value:
-        dtype, key, numel, view = found = parse_storage_id(pid)
-        storage = self.known.get(str(key))
+        found = parse_storage_id(pid)
+        key = str(found.key)
+        storage = self.known.get(key)
         if storage is None:
             name = f"{self.prefix}{key}"
             if name not in self.directory.records:
                 raise UnreadableError(f"storage {key} is not in the archive. The file is damaged")
-            storage = self.known[str(key)] = self.directory.storage(name, big_endian=self.big_endian)
+            storage = self.known[key] = self.directory.storage(name, big_endian=self.big_endian)
         if storage.nbytes != found.nbytes:
             raise UnreadableError(
                 f"storage {key} is announced with {found.nbytes} bytes and has {storage.nbytes}. The file is damaged"
             )
-        if view is not None:
-            return TypedStorage(storage, dtype, view[1] * found.itemsize, view[2])
-        return TypedStorage(storage, dtype, 0, numel)
+        return found.typed(storage)

@@ -25,6 +25,7 @@ _LOCATOR = struct.Struct("<4sIQI")
 _EOCD64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_SIGNED = struct.Struct("<4s3I")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # Encryption, patch data, strong encryption, masked headers.
 _DESCRIPTOR = 0x8
@@ -224,16 +225,20 @@ class _LocalHeaders:
     def get(self, offset: int, count: int) -> bytes:
         if offset + count > self.end:
             raise UnreadableError("a record reaches into the zip directory. The file is damaged or forged")
-        if not (self.start <= offset and offset + count <= self.start + len(self.window)):
+        begin = offset - self.start
+        if begin < 0 or begin + count > len(self.window):
             self.window = read(self.source, offset, min(max(self.step, count), self.end - offset))
-            self.start = offset
-        return self.window[offset - self.start : offset - self.start + count]
+            self.start, begin = offset, 0
+        return self.window[begin : begin + count]
 
     def check(self, entry: _Entry) -> tuple[Record, int]:
         """The record, and the offset just after it; UnreadableError if its own header says otherwise."""
-        self.step = 1 << 16 if entry.packed < 1 << 14 else 512
-        head = self.get(entry.header, _LOCAL.size)
-        magic, _, flags, method, _, _, crc, packed, nbytes, name_size, extra_size = _LOCAL.unpack(head)
+        self.step = 1 << 18 if entry.packed < 1 << 14 else 512
+        at = entry.header - self.start
+        if at < 0 or at + _LOCAL.size > len(self.window):
+            self.get(entry.header, _LOCAL.size)
+            at = 0
+        magic, _, flags, method, _, _, crc, packed, nbytes, name_size, extra_size = _LOCAL.unpack_from(self.window, at)
         if magic != b"PK\x03\x04":
             raise UnreadableError(f"record {entry.name}: it does not start where the zip directory says")
         if name_size != len(entry.raw_name):
@@ -263,6 +268,10 @@ class _LocalHeaders:
     def descriptor(self, entry: _Entry, at: int) -> int:
         """The length of the data descriptor at `at`: with or without its signature, 4 or 8 bytes a size."""
         room = self.get(at, min(24, self.end - at))
+        if max(entry.packed, entry.nbytes) < 0xFFFFFFFF and room.startswith(
+            _SIGNED.pack(b"PK\x07\x08", entry.crc32, entry.packed, entry.nbytes)
+        ):
+            return _SIGNED.size  # As torch writes nearly all of them.
         for form in ("<4s3I", "<4sI2Q", "<3I", "<I2Q"):
             size = struct.calcsize(form)
             if size > len(room):

@@ -80,7 +80,7 @@ class Machine(Window):
             raise self.damaged(f"an item is added to a {type(target).__name__}")
 
 
-def _text(machine: Machine, raw: bytes) -> str:
+def text(machine: Machine, raw: bytes) -> str:
     try:
         return str(raw, "utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -89,7 +89,7 @@ def _text(machine: Machine, raw: bytes) -> str:
 
 def long_text(m: Machine, unpack: Callable[[bytes, int], tuple[int, ...]], width: int) -> None:
     count = unpack(m.take(width), 0)[0]
-    m.stack.append(_text(m, m.take_text(count)))
+    m.stack.append(text(m, m.take_text(count)))
 
 
 def _python2_text(raw: bytes | Blob) -> str | bytes | Blob:
@@ -163,8 +163,8 @@ def _proto(m: Machine) -> None:
 
 
 def _global(m: Machine) -> None:
-    module = _text(m, m.line())
-    m.stack.append(m.name(module, _text(m, m.line())))
+    module = text(m, m.line())
+    m.stack.append(m.name(module, text(m, m.line())))
 
 
 def _stack_global(m: Machine) -> None:
@@ -173,8 +173,8 @@ def _stack_global(m: Machine) -> None:
 
 
 def _inst(m: Machine) -> None:
-    module = _text(m, m.line())
-    func = m.name(module, _text(m, m.line()))
+    module = text(m, m.line())
+    func = m.name(module, text(m, m.line()))
     args = tuple(m.pop_mark())
     m.stack.append(m.call(func, args))
 
@@ -205,7 +205,7 @@ def _build(m: Machine) -> None:
 
 
 def _persid(m: Machine) -> None:
-    pid = PersId(_text(m, m.line()))
+    pid = PersId(text(m, m.line()))
     m.persistent.append(pid)
     m.stack.append(pid)
 
@@ -268,7 +268,7 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"V": _escaped,
         b"U": lambda m: m.stack.append(_python2_text(m.take(m.take(1)[0]))),
         b"T": lambda m: m.stack.append(_python2_text(m.take_bytes(I32(m.take(4), 0)[0]))),
-        b"\x8c": lambda m: m.stack.append(_text(m, m.take(m.take(1)[0]))),
+        b"\x8c": lambda m: m.stack.append(text(m, m.take(m.take(1)[0]))),
         b"\x8d": lambda m: long_text(m, U64, 8),
         b"B": lambda m: m.stack.append(m.take_bytes(U32(m.take(4), 0)[0])),
         b"C": lambda m: m.stack.append(m.take(m.take(1)[0])),

@@ -48,6 +48,8 @@ class Resolver:
         kind = type(node)
         if kind in _ATOMS:
             return node
+        if kind is PersId:
+            return self.persistent(node)
         key = id(node)  # The pickle's root keeps every node alive, so an id stays its own.
         if key in self.done:
             return self.done[key]
@@ -57,8 +59,6 @@ class Resolver:
         elif kind is Pairs:
             result = Dict()
             self.todo.append((node, result))
-        elif kind is PersId:
-            result = self.persistent(node)
         elif kind is Blob:
             result = Object("bytes")
         else:  # list, tuple, Bag
@@ -122,10 +122,9 @@ class Resolver:
                 if self.depth >= _DEPTH:
                     raise UnreadableError("calls are nested too deeply to be a tensor's. The file is damaged")
                 self.depth += 1
-                try:
-                    return rebuild(self, call)
-                finally:
-                    self.depth -= 1
+                meaning = rebuild(self, call)
+                self.depth -= 1
+                return meaning
         result = Object(func.full if type(func) is Global else "an unnamed call")
         self.todo.append((call, result))
         return result
@@ -133,8 +132,10 @@ class Resolver:
     # What the rebuild functions ask for
 
     def storage(self, node: Node) -> TypedStorage:
-        # Writers that imitate torch's first format put the id itself where the storage belongs.
-        value = self.load(node) if type(node) is tuple else self.value(node)
+        if type(node) is PersId:
+            value = self.load(node.pid)
+        else:  # Writers that imitate torch's first format put the id itself where the storage belongs.
+            value = self.load(node) if type(node) is tuple else self.value(node)
         if type(value) is not TypedStorage:
             raise UnreadableError("a tensor's storage is not one. The file is damaged")
         return value
@@ -221,4 +222,8 @@ def view(typed: TypedStorage, dtype: DType, offset: Node, size: Node, stride: No
         if start % dtype.itemsize:
             raise UnreadableError("a view of a storage does not start at an element. The file is damaged")
         offset += start // dtype.itemsize
-    return strided(dtype, dims(size), storage, offset, dims(stride), conj=conj, neg=neg)
+    if type(size) is not tuple:
+        size = dims(size)
+    if type(stride) is not tuple:
+        stride = dims(stride)
+    return strided(dtype, size, storage, offset, stride, conj, neg)
