@@ -61,7 +61,9 @@ def pairs(label: str, source: Path, count: int, copies: bool) -> None:
         if copies:
             theirs.append(measured(f"cp '{source}' '{out}' && sync '{out}'")[0])
             out.unlink()
-        seconds, rss = measured([sys.executable, "-m", "sdconvert", "to-safetensors", "-q", str(source), f"{out}.safetensors"])
+        seconds, rss = measured(
+            [sys.executable, "-m", "sdconvert", "to-safetensors", "-q", str(source), f"{out}.safetensors"]
+        )
         ours.append(seconds)
         peak = max(peak, rss)
         Path(f"{out}.safetensors").unlink()

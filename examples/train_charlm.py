@@ -17,7 +17,7 @@ CONTEXT, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
 
 
 class CharLM(nn.Module):
-    """A GPT in miniature. Its input embedding and its output layer are one tensor; its mask is not saved in state dicts."""
+    """A GPT in miniature; its embedding and its output layer are one tensor, its mask is not in its state dict."""
 
     def __init__(self, alphabet: str) -> None:
         super().__init__()

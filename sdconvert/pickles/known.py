@@ -22,7 +22,6 @@ _HARMLESS = frozenset(
         "torch.storage.UntypedStorage",
         "torch.storage.TypedStorage",
         "builtins.object",
-        "copyreg._reconstructor",
     }
 )
 # Modules of Python that run programs, load code, or open files and sockets.

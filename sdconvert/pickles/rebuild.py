@@ -119,6 +119,14 @@ def _sequence(r: Resolver, call: Call) -> Value:
     return r.value(call.args[0]) if len(call.args) == 1 and type(call.args[0]) in (list, tuple, Bag) else []
 
 
+def _reconstructor(r: Resolver, call: Call) -> Value:
+    """(class, base, state): how protocols 0 and 1 make an instance; ``__newobj__`` is the same with the class first."""
+    cls = call.args[0] if call.args else None
+    result = Object(cls.full if type(cls) is Global else "an unnamed class")
+    r.todo.append((call, result))
+    return result
+
+
 def _bytes(r: Resolver, call: Call) -> Value:
     return r.data(call) if not call.states else Object("bytes")
 
@@ -172,6 +180,8 @@ REBUILD: Mapping[str, Rebuild] = {
     "builtins.list": _sequence,
     "builtins.tuple": _sequence,
     "torch.Size": _sequence,
+    "copyreg._reconstructor": _reconstructor,
+    "copyreg.__newobj__": _reconstructor,
     "_codecs.encode": _bytes,
     "builtins.bytes": _bytes,
     "torch.fx.graph_module.reduce_graph_module": _graph_module,

@@ -1,0 +1,1 @@
+"""The pickle machine and what it builds."""
