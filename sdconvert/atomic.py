@@ -2,13 +2,15 @@
 
 Where the file system can (``O_TMPFILE``), the file has no name while it is written, so
 not even a power cut leaves a part of it; ``link`` gives it its name when it is complete
-and on the disk. Replacing an existing file needs a name for the moment of the rename.
-Elsewhere a hidden temporary name beside the target is used all the way.
+and on the disk. Replacing an existing file needs a hidden name for the moment before the
+rename. Elsewhere a hidden name beside the target is used all the way. Should a run be
+killed while there is one, the next run for the same output finds it unlocked and removes it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -19,6 +21,7 @@ from pathlib import Path
 from .errors import OutputError
 from .source import FileSource
 
+_HIDDEN = ".sdconvert-tmp"
 # What open(2) says where O_TMPFILE, or linking it, does not exist.
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EACCES})
 
@@ -35,11 +38,14 @@ class NewFile:
         except BaseException:
             os.close(self.directory)
             raise
+        with suppress(OSError):  # Where locks do not work, nothing abandoned is found either.
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _open(self) -> int:
+        self._remove_abandoned()
         flags = os.O_RDWR | os.O_CLOEXEC
         # The link below goes through /proc; without it a nameless file could never get a name.
-        if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112
+        if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
                 return os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=self.directory)
             except OSError as error:
@@ -49,7 +55,23 @@ class NewFile:
         return os.open(self.temporary, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=self.directory)
 
     def _hidden_name(self) -> str:
-        return f".{self.path.name[:200]}.{os.urandom(6).hex()}.sdconvert-tmp"
+        return f"{self._hidden_prefix()}{os.urandom(6).hex()}{_HIDDEN}"
+
+    def _hidden_prefix(self) -> str:
+        return f".{self.path.name[:50]}."
+
+    def _remove_abandoned(self) -> None:
+        """Remove hidden files that a killed run left for this very output: those that nobody has locked."""
+        prefix = self._hidden_prefix()
+        for name in os.listdir(self.directory):
+            if name.startswith(prefix) and name.endswith(_HIDDEN):
+                with suppress(OSError):
+                    found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+                    try:
+                        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        os.unlink(name, dir_fd=self.directory)
+                    finally:
+                        os.close(found)
 
     def sync(self) -> None:
         """Return when the bytes are on the disk."""
