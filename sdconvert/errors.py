@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .checkpoint import Candidate
 
 
+_LONGEST = 1000  # Characters of a message; a name from a hostile file can have millions.
+
+
 def printable(text: str) -> str:
     """`text` with everything a terminal could act on (controls, bidi marks, surrogates) escaped.
 
@@ -42,7 +45,8 @@ class SdconvertError(Exception):
         self.places: list[str] = []
 
     def __str__(self) -> str:
-        return printable(": ".join([*self.places, self.message]))
+        text = printable(": ".join([*self.places, self.message]))
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries in batches; OSError's own __reduce__ would drop places.

@@ -15,7 +15,8 @@ from .names import Names, unwrapped
 from .pickles.modules import is_module, module_weights
 from .search import WRAPPED, Census, Found, children, find, is_complete, is_training_state, walk
 
-_SHOWN = 20
+_SHOWN = 20  # Candidates in a message.
+_LISTED = 200  # Candidates in the data of an error.
 
 
 def extract(
@@ -146,7 +147,7 @@ class _Extraction:
         self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
 
     def candidates(self) -> list[Candidate]:
-        return [self.candidate(found) for found in find(self.checkpoint.root, self.census)[:1000]]
+        return [self.candidate(found) for found in find(self.checkpoint.root, self.census)[:_LISTED]]
 
     def candidate(self, found: Found) -> Candidate:
         tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]

@@ -36,9 +36,6 @@ class Limits:
     name_bytes: int = 64 << 10
     """One tensor name, UTF-8."""
 
-    dimensions: int = 64
-    """Dimensions of one tensor; torch itself stops at 64."""
-
     nesting: int = 8
     """Readers inside readers: gzip around a tar around a zip is 3."""
 

@@ -124,6 +124,7 @@ class Census:
                         seen.add(id(child))
                         todo.append(child)
         self.arrays = not torch[0]
+        self.containers = len(seen)
         tensors, self._holds = numpy if self.arrays else torch
         self.tensors = len(tensors)
         spread = list(self._holds)
@@ -166,7 +167,7 @@ def is_complete(node: Value, census: Census) -> bool:
 
 def find(root: Value, census: Census) -> list[Found]:
     """The candidates of the best rank that `root` has, in the order of the file; several loose ones are one."""
-    best = _best(_find(root, (), census, 0, frozenset()))
+    best = _best(_find(root, (), census, 0, frozenset(), []))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
     unique: dict[int, Found] = {}
@@ -193,13 +194,18 @@ def _together(found: list[Found], node: Value, path: Path) -> Found:
     return Found(common, node, LOOSE)
 
 
-def _find(node: Value, path: Path, census: Census, depth: int, above: frozenset[int]) -> list[Found]:
+def _find(
+    node: Value, path: Path, census: Census, depth: int, above: frozenset[int], visits: list[None]
+) -> list[Found]:
     if census.is_tensor(node):
         return [Found(path, node, LOOSE)]
     if is_module(node):
         return [Found(path, node, COMPLETE)]
     if depth > _DEPTH or id(node) in above:
         return []
+    visits.append(None)
+    if len(visits) > 10_000 + 16 * census.containers:  # Shared, and looked at once for each of 2**60 paths to it.
+        raise UnreadableError("it is shared beyond reason inside itself. The file is hostile; --key may reach a part")
     above |= {id(node)}
     wanted = [(n, c) for n, c in children(node) if census.holds(c) and not is_training_state(n, c)]
     direct = [name for name, child in wanted if census.is_tensor(child)]
@@ -209,14 +215,12 @@ def _find(node: Value, path: Path, census: Census, depth: int, above: frozenset[
     for name, child in wanted:
         if name in direct:
             continue
-        below = _best(_find(child, (*path, name), census, depth + 1, above))
+        below = _best(_find(child, (*path, name), census, depth + 1, above, visits))
         if name.lower() in WRAPPERS and below:
             if below[0].rank == LOOSE:
                 below = [_together(below, child, (*path, name))]
             below = [Found(one.path, one.node, WRAPPED) for one in below]
         found += below
-        if len(found) > 1000:
-            break
     if direct and not any(one.rank > LOOSE for one in found):
         return [Found(path, node, LOOSE)]
     return found

@@ -19,6 +19,7 @@ from .source import Source
 Shape = tuple[int, ...]
 
 _INT = frozenset({int})
+MAX_DIMENSIONS = 64  # torch's own (``kMaxDims`` and the fixed sizes of its iterators).
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +144,8 @@ def strided(
 
     UnreadableError when a number is negative, not an int, or leads outside the storage.
     """
+    if len(shape) > MAX_DIMENSIONS:
+        raise UnreadableError(f"a tensor has {len(shape)} dimensions; torch stops at {MAX_DIMENSIONS}")
     if len(shape) != len(strides):
         raise UnreadableError(f"a tensor has {len(shape)} dimensions but {len(strides)} strides. The file is damaged")
     numbers = (offset, *shape, *strides)

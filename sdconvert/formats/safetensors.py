@@ -38,7 +38,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, info in header.items():
-        begin, end, tensors[name] = _tensor(source, start, name, info, limits)
+        begin, end, tensors[name] = _tensor(source, start, name, info)
         ranges.append((begin, end, name))
     expected = 0
     for begin, end, name in sorted(ranges):
@@ -86,7 +86,7 @@ def _no_constant(name: str) -> None:
     raise UnreadableError(f"header: {name} is not JSON. The file is damaged")
 
 
-def _tensor(source: Source, start: int, name: str, info: Any, limits: Limits) -> tuple[int, int, TensorRef]:
+def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int, TensorRef]:
     def wrong(what: str) -> UnreadableError:
         return UnreadableError(f"header: {name}: {what}. The file is damaged")
 
@@ -97,8 +97,6 @@ def _tensor(source: Source, start: int, name: str, info: Any, limits: Limits) ->
         raise wrong("dtype, shape or data_offsets is missing or of the wrong kind")
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in [*shape, *offsets]):
         raise wrong("a size or an offset is not a whole number of 0 or more")
-    if len(shape) > limits.dimensions:
-        raise wrong(f"it has {len(shape)} dimensions")
     dtype = BY_CODE.get(code)
     if dtype is None:
         raise wrong(f"dtype {code} is not one that torch has")

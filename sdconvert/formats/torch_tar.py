@@ -24,7 +24,7 @@ from ..pickles.nodes import Global, Node
 from ..pickles.rebuild import resolve
 from ..source import SliceSource, Source
 from ..source import read as read_bytes
-from ..tensor import Storage, strided
+from ..tensor import MAX_DIMENSIONS, Storage, strided
 from .protocol import Nested
 from .storages import parse_storage_id, storage_class
 
@@ -88,6 +88,11 @@ class _File(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        # RawIOBase.read would allocate `size` bytes first, and a tar header can claim any number.
+        left = max(0, self._source.nbytes - self._at)
+        return super().read(left if size < 0 else min(size, left))
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
@@ -183,7 +188,7 @@ class _Objects:
             if type(typed) is not TypedStorage or typed.dtype is None:
                 raise UnreadableError(f"tensor {entry[0]} has no storage. The file is damaged")
             (ndim,) = struct.unpack("<i", read_bytes(source, at, 4))
-            if not 0 <= ndim <= self.limits.dimensions:
+            if not 0 <= ndim <= MAX_DIMENSIONS:
                 raise UnreadableError(f"tensor {entry[0]} has {ndim} dimensions. The file is damaged")
             numbers = struct.unpack(f"<{2 * ndim + 1}q", read_bytes(source, at + 8, 16 * ndim + 8))
             at += 16 + 16 * ndim

@@ -22,6 +22,7 @@ _HARMLESS_HOOKS = frozenset(
         "torch.nn.utils.spectral_norm.SpectralNormLoadStateDictPreHook",
     }
 )
+_TOLD = 50  # Warnings of one model; they repeat themselves.
 # Ways to change what state_dict() gives; the author's source, where the file has it, tells.
 _OVERRIDES = re.compile(r"def (state_dict|_save_to_state_dict|get_extra_state)\b|_register_state_dict_hook")
 # Classes of torch that write something else than their parameters and buffers.
@@ -58,6 +59,7 @@ def module_weights(root: Object, sources: Mapping[str, str], most: int) -> Modul
     told: set[str] = set()
     stack: list[tuple[Iterator[tuple[str, Value]], Value]] = [(iter([("", root)]), None)]
     path: list[Value] = []
+    visits = 0
     while stack:
         children, owner = stack[-1]
         step = next(children, None)
@@ -69,7 +71,8 @@ def module_weights(root: Object, sources: Mapping[str, str], most: int) -> Modul
         prefix, module = step
         if any(module is above for above in path):
             raise UnreadableError(f"module {prefix[:-1]} contains itself. The file is damaged or hostile")
-        if len(path) > 200 or len(found.entries) > most:
+        visits += 1  # Modules may be shared, so a few of them can have 2**60 paths, and no weights on any.
+        if len(path) > 200 or visits + len(found.entries) > 2 * most:
             raise UnreadableError("its modules are nested beyond reason. The file is damaged or hostile")
         own = _own(module, prefix, found, told, sources)
         path.append(module)
@@ -84,7 +87,7 @@ def _own(
     state = attributes(module)
     assert state is not None
     for why in _oddities(module, state, sources):
-        if why not in told:
+        if why not in told and len(told) < _TOLD:
             told.add(why)
             found.warnings.append(f"{prefix[:-1] or 'the model'}: {why}")
     parameters, buffers, children = state.get("_parameters"), state.get("_buffers"), state.get("_modules")
