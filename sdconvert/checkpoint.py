@@ -86,6 +86,7 @@ class Checkpoint:
     """A file, understood: a tree with `TensorRef` leaves.
 
     `container` is the name of its format, `version` what the file says made it (or "").
+    `kind` names what the whole is, where the container decides that (``torchscript``).
     `globals` are the names that its pickles mention, `sources` the author's source code of
     classes where the file carries it, `warnings` what the reader noticed.
     """
@@ -96,6 +97,7 @@ class Checkpoint:
     version: str = ""
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +124,7 @@ class StateDict:
     """Names and tensors, in order, and what was decided on the way to them.
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
-    ``module``, ``wrapped``, ``state_dict``, ``tensor``. `aliases` are the names that the file
+    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``. `aliases` are the names that the file
     itself declares to be the same tensor as another. `others` could have been meant too.
     """
 

@@ -7,6 +7,7 @@ could have been meant all go into the `StateDict`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
 from .errors import ChoiceError, UnreadableError, UnsupportedError
@@ -17,6 +18,7 @@ from .search import WRAPPED, Census, Found, children, find, is_complete, is_trai
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
+_COUNTED = 1_000_000  # Tensors that are counted for messages; beyond that they are many.
 
 
 def extract(
@@ -53,7 +55,7 @@ def extract(
     return StateDict(
         tensors=named,
         key="" if chosen.key == "." else chosen.key,
-        kind=_kind(chosen),
+        kind=checkpoint.kind or _kind(chosen),
         skipped=(*skipped, *dropped, *extraction.beside(chosen)),
         warnings=(*checkpoint.warnings, *extraction.warnings, *_about_others(chosen, others)),
         others=tuple(extraction.candidate(other) for other in others),
@@ -142,12 +144,20 @@ class _Extraction:
 
     def __init__(self, checkpoint: Checkpoint, census: Census, limits: Limits) -> None:
         self.checkpoint, self.census, self.limits = checkpoint, census, limits
+        self.whole = census  # `census` may be narrowed to the part that was asked for.
         self.warnings: list[str] = []
         # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack.
         self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
 
     def candidates(self) -> list[Candidate]:
-        return [self.candidate(found) for found in find(self.checkpoint.root, self.census)[:_LISTED]]
+        listed: list[Candidate] = []
+        left = _COUNTED  # Candidates may share what is in them.
+        for found in find(self.checkpoint.root, self.census)[:_LISTED]:
+            listed.append(self.candidate(found))
+            left -= listed[-1].tensors
+            if left < 0:
+                break
+        return listed
 
     def candidate(self, found: Found) -> Candidate:
         tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
@@ -167,6 +177,7 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
+        patience = self.most + 16 * self.census.containers
         while True:
             for name, node in below:
                 if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
@@ -185,13 +196,14 @@ class _Extraction:
                     above.add(id(node))
                     prefix = f"{prefix}{name}." if len(walking) > 1 else ""
                     below = self._wanted(node, found)
+                    patience -= 1  # A container may have 2**60 paths to it, and no tensor that is wanted.
                     break
             else:
                 if not walking:
                     return entries
                 prefix, below, key = walking.pop()
                 above.discard(key)
-            if len(entries) > self.most:
+            if len(entries) > self.most or patience < 0:
                 raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
@@ -215,11 +227,15 @@ class _Extraction:
 
     def beside(self, chosen: Found) -> Iterator[Skipped]:
         """What lies beside the chosen node, on the way to it, and what is training state inside it."""
+        left = _COUNTED
         for prefix, name, child in self._siblings(chosen):
             if is_training_state(name, child):
                 yield Skipped(prefix + name, "training state")
-            elif count := sum(1 for _ in _tensors_below(child)):
-                yield Skipped(prefix + name, f"outside of the state dict ({count} tensor{'s' * (count != 1)})")
+            elif self.whole.holds(child):
+                count = sum(1 for _ in islice(_tensors_below(child), max(left, 0)))
+                left -= 5_000 + count  # Those beside each other may share what is in them.
+                what = f"{count} tensor{'s' * (count != 1)}" if left > 0 else "tensors"
+                yield Skipped(prefix + name, f"outside of the state dict ({what})")
             else:
                 yield Skipped(prefix + name, describe(child))
 

@@ -13,6 +13,7 @@ from .pickles.known import is_dangerous, is_known
 from .plan import Plan
 
 _SHOWN = 8
+_KINDS = {"module": "a whole pickled model", "tensor": "a single tensor", "torchscript": "a TorchScript model"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Report:
             yield f"{self.source} -> {output.path}"
         if not self.outputs:
             yield f"{self.source} (dry run, nothing was written)"
-        what = {"module": "a whole pickled model", "tensor": "a single tensor"}.get(self.kind, "a state dict")
+        what = _KINDS.get(self.kind, "a state dict")
         where = f" at {self.key}" if self.key else ""
         yield f"  source    {self.container}, {human(self.source_bytes)}: {what}{where}"
         checked = "verified bit by bit" if self.verified else "not verified"

@@ -57,7 +57,10 @@ class Found:
 
 
 def children(node: Value) -> Iterator[tuple[str, Value]]:
-    """The named values directly below a node, a repeated key once, with its last value."""
+    """The named values directly below a node, a repeated key once, with its last value.
+
+    Keys that differ may give the same name (1 and "1"); both are there, for whoever cares.
+    """
     if type(node) is Dict:
         yield from _items(node.pairs)
     elif type(node) is list:
@@ -75,23 +78,33 @@ def children(node: Value) -> Iterator[tuple[str, Value]]:
 def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:
     if all(type(key) is str for key, _ in pairs):
         return dict(pairs).items()
-    last: dict[str, tuple[Value, Value]] = {}
+    # By name, not by key: numbers can be chosen so that their hashes collide.
+    last: dict[object, tuple[str, Value]] = {}
     for key, value in pairs:
         name = name_of(key)
-        if name in last and type(last[name][0]) is not type(key):
-            raise UnreadableError(f"two entries would both be named {name!r}. --key can name one that is sound")
-        last[name] = (key, value)
-    return [(name, value) for name, (_, value) in last.items()]
+        if type(key) in (str, bytes):
+            same: object = key
+        elif type(key) in (int, bool, float) and key == key and not name.startswith("<"):
+            same = (type(key), name)
+        else:
+            same = id(key)
+        last[same] = (name, value)
+    return last.values()
 
 
 def name_of(key: Value) -> str:
     """A dict's key as a part of a tensor's name."""
     if type(key) is str:
         return key
-    if type(key) is bytes:
-        return key.decode("utf-8", "replace")
-    if type(key) in (int, bool, float) or key is None:
-        return str(key) if type(key) is not int or key.bit_length() < 4096 else "a huge number"
+    if type(key) is bytes:  # A str of Python 2.
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return key.decode("latin-1")
+    if type(key) in (bool, float) or key is None:
+        return str(key)
+    if type(key) is int:
+        return str(key) if key.bit_length() < 256 else "<a huge number>"
     return f"<{type(key).__name__}>"
 
 

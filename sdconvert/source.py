@@ -165,53 +165,77 @@ class InflatedSource:
         self, packed: Source, *, wbits: int, nbytes: int | None, most: int, name: str, crc32: int | None = None
     ) -> None:
         self.name = name
-        self._packed, self._wbits, self._most, self._crc32 = packed, wbits, most, crc32
-        self._file: IO[bytes] | None = None
+        self._packed, self._wbits, self._crc32 = packed, wbits, crc32
+        self._claimed, self._most = nbytes, most
+        self._unpacked: _Spool | None = None
         self._lock = threading.Lock()
-        self._claimed = nbytes
         if nbytes is None:
-            self._unpack()
-        else:
-            self.nbytes = nbytes
+            self._unpacked = self._unpack()
+            nbytes = self._unpacked.nbytes
+        self.nbytes: int = nbytes
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         if offset < 0 or offset + len(buffer) > self.nbytes:
             raise UnreadableError(f"{self.name}: byte {offset + len(buffer)} is beyond its {self.nbytes} bytes")
-        with self._lock:  # A temporary file in memory has one cursor.
-            if self._file is None:
-                self._unpack()
-            assert self._file is not None
-            self._file.seek(offset)
-            data = self._file.read(len(buffer))
-            if len(data) != len(buffer):
-                raise UnreadableError(f"{self.name}: its temporary copy is short")
-            buffer[:] = data
+        with self._lock:
+            if self._unpacked is None:
+                self._unpacked = self._unpack()
+        self._unpacked.readinto(offset, buffer)
 
-    def _unpack(self) -> None:
-        import tempfile  # It brings in half of the standard library, and few files are compressed.
-
+    def _unpack(self) -> _Spool:
         limit = self._most if self._claimed is None else self._claimed
-        out = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as the source
+        spool = _Spool()
         try:
-            total, crc = inflate(self._packed, self._wbits, limit, out.write, self.name)
+            crc = inflate(self._packed, self._wbits, limit, spool.write, self.name)
         except OSError as error:
-            out.close()
             raise UnreadableError(f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}") from error
-        except BaseException:
-            out.close()
-            raise
-        if self._claimed is not None and total != self._claimed:
-            out.close()
-            raise UnreadableError(f"{self.name}: unpacks to {total} bytes, {self._claimed} were announced")
+        if self._claimed is not None and spool.nbytes != self._claimed:
+            raise UnreadableError(f"{self.name}: unpacks to {spool.nbytes} bytes, {self._claimed} were announced")
         if self._crc32 is not None and crc != self._crc32:
-            out.close()
             raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
-        self.nbytes = total
-        self._file = out
+        return spool
 
 
-def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> tuple[int, int]:
-    """Unpack one deflate or gzip stream that must fill `packed`; the bytes written and their CRC-32.
+class _Spool:
+    """Bytes that are written once and then read at any offset: in memory, or in a file when they are many."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._memory = bytearray()
+        self._file: IO[bytes] | None = None
+
+    def write(self, data: bytes) -> None:
+        self.nbytes += len(data)
+        if self._file is None:
+            self._memory += data
+            if self.nbytes <= _IN_MEMORY:
+                return
+            import tempfile  # It brings in half of the standard library, and few files are compressed.
+
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
+            data, self._memory = bytes(self._memory), bytearray()
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        if self._file is None:
+            buffer[:] = self._memory[offset : offset + len(buffer)]
+            return
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._file.fileno(), [buffer[done:]], offset + done)
+            if count == 0:
+                raise UnreadableError("its temporary copy is short")
+            done += count
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> int:
+    """Unpack one deflate or gzip stream that must fill `packed`; the CRC-32 of what was written.
 
     gzip members may follow each other, as ``gzip`` itself allows. UnreadableError when the
     stream is damaged, has a tail, or gives more than `most` bytes.
@@ -237,7 +261,7 @@ def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], obje
         if engine.eof:
             pending = engine.unused_data
             if not pending and position == packed.nbytes:
-                return total, crc
+                return crc
             if wbits < 0 or (pending or read(packed, position, 1))[:1] != b"\x1f":
                 raise UnreadableError(f"{name}: data follows its compressed stream")
             engine = zlib.decompressobj(wbits)

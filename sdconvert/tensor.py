@@ -98,6 +98,20 @@ class TensorRef:
         return piece.strides == piece.at_strides or is_contiguous(piece.shape, piece.strides)
 
 
+def check_numbers(numbers: tuple[object, ...], dimensions: int) -> None:
+    """UnreadableError unless all are ints from 0 to 2**63 - 1, for a tensor of not too many dimensions.
+
+    To be called before anything is computed from them: products of claims can be huge.
+    """
+    if dimensions > MAX_DIMENSIONS:
+        raise UnreadableError(f"a tensor has {dimensions} dimensions; torch stops at {MAX_DIMENSIONS}")
+    # By exact type: True is an int too, and no size.
+    if not _INT.issuperset(map(type, numbers)) or min(numbers, default=0) < 0 or max(numbers, default=0) >> 63:  # type: ignore[type-var, operator]
+        raise UnreadableError(
+            "a tensor's size, stride or offset is not a whole number from 0 to 2**63. The file is damaged"
+        )
+
+
 def numel(shape: Shape) -> int:
     """The number of elements of a row-major box of `shape`; 1 for a scalar."""
     return prod(shape)
@@ -144,16 +158,10 @@ def strided(
 
     UnreadableError when a number is negative, not an int, or leads outside the storage.
     """
-    if len(shape) > MAX_DIMENSIONS:
-        raise UnreadableError(f"a tensor has {len(shape)} dimensions; torch stops at {MAX_DIMENSIONS}")
     if len(shape) != len(strides):
         raise UnreadableError(f"a tensor has {len(shape)} dimensions but {len(strides)} strides. The file is damaged")
     numbers = (offset, *shape, *strides)
-    # By exact type: True is an int too, and no size.
-    if not _INT.issuperset(map(type, numbers)) or min(numbers) < 0:
-        raise UnreadableError(
-            "a tensor's size, stride or offset is not a whole number of 0 or more. The file is damaged"
-        )
+    check_numbers(numbers, len(shape))
     count, dense = numel(shape), contiguous_strides(shape)
     if strides == dense:
         last = offset + count - 1
@@ -164,7 +172,7 @@ def strided(
         raise UnreadableError(
             f"storage {storage.name} holds {storage.nbytes} bytes, the tensor needs {needed}. The file is damaged"
         )
-    if max(count, *numbers) >> 63 or last >> 63 > 0:
+    if max(count, last) >> 63 > 0:
         raise UnreadableError("a tensor's dimensions multiply to more than 64 bits hold. The file is damaged")
     piece = Piece(storage, offset, strides, shape, 0, dense)
     return TensorRef(dtype, shape, (piece,), conj, neg, array)

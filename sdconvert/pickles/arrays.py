@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ..checkpoint import Object, Value
 from ..dtypes import BY_NUMPY, DType
 from ..errors import UnreadableError
-from ..tensor import Storage, contiguous_strides, numel, strided
+from ..tensor import Storage, check_numbers, contiguous_strides, numel, strided
 from .nodes import Call, Global, Node
 from .resolver import Rebuild, Resolver, arguments, dims
 
@@ -41,8 +41,7 @@ def _array(r: Resolver, shape: Node, dtype: Node, fortran: Node, data: Node) -> 
         return Object("numpy.ndarray")
     element, big_endian = known
     size = dims(shape)
-    if any(type(n) is not int or n < 0 for n in size):
-        raise UnreadableError("an array's shape is not made of whole numbers. The file is damaged")
+    check_numbers(size, len(size))
     inside = r.whole(data)
     if inside.nbytes != numel(size) * element.itemsize:
         raise UnreadableError(

@@ -17,7 +17,24 @@ from ..dtypes import BY_STORAGE, DType
 from ..tensor import Shape, contiguous_strides, numel
 
 _BATCH = 1000  # Items that one SETITEMS takes: `BATCHSIZE` in Modules/_pickle.c.
-_CLASSES = {dtype.name: name for name, dtype in BY_STORAGE.items()}
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+_CLASSES = {dtype.name: _global("torch", name) for name, dtype in BY_STORAGE.items()}
+_UNTYPED = _global("torch.storage", "UntypedStorage")
+_TYPED_TENSOR = _global("torch._utils", "_rebuild_tensor_v2")
+_UNTYPED_TENSOR = _global("torch._utils", "_rebuild_tensor_v3")
+_ORDERED_DICT = _global("collections", "OrderedDict")
+_STORAGE, _CPU = _text("storage"), _text("cpu")
+_TUPLES = (b")", b"\x85", b"\x86", b"\x87")  # By their length; a longer one needs a mark.
 
 
 class SavedTensor(NamedTuple):
@@ -32,7 +49,7 @@ class SavedTensor(NamedTuple):
 def state_dict(tensors: Sequence[SavedTensor]) -> bytes:
     """The pickle of an OrderedDict of `tensors`, none of which requires a gradient."""
     pickle = _Pickle()
-    pickle.once(_global("collections", "OrderedDict"))
+    pickle.once(_ORDERED_DICT)
     pickle.out += b")R"
     pickle.put()
     for begin in range(0, len(tensors), _BATCH):
@@ -71,49 +88,40 @@ class _Pickle:
     def sizes(self, numbers: tuple[int, ...]) -> None:
         """A tuple; the empty one is not worth a place in the memo."""
         if not numbers:
-            self.out += b")"
+            self.out += _TUPLES[0]
             return
         opcodes = b"".join(map(_int, numbers))
-        self.out += b"(" + opcodes + b"t" if len(numbers) > 3 else opcodes + b" \x85\x86\x87"[len(numbers) :][:1]
+        self.out += opcodes + _TUPLES[len(numbers)] if len(numbers) < len(_TUPLES) else b"(" + opcodes + b"t"
         self.put()
 
     def tensor(self, tensor: SavedTensor) -> None:
         """The name, and the call that makes the tensor."""
         name, key, dtype, shape = tensor
-        kind = _CLASSES.get(dtype.name)
-        count = numel(shape)
+        storage_class = _CLASSES.get(dtype.name)
+        elements = numel(shape)
         self.out += _text(name)
         self.put()
-        self.once(_global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3"))
+        self.once(_TYPED_TENSOR if storage_class else _UNTYPED_TENSOR)
         self.out += b"(("
-        self.once(_text("storage"))
-        self.once(_global("torch", kind) if kind else _global("torch.storage", "UntypedStorage"))
+        self.once(_STORAGE)
+        self.once(storage_class or _UNTYPED)
         self.once(_text(key))
-        self.once(_text("cpu"))
-        self.out += _int(count if kind else count * dtype.itemsize) + b"t"
+        self.once(_CPU)
+        self.out += _int(elements if storage_class else elements * dtype.itemsize) + b"t"
         self.put()
         self.out += b"QK\0"  # The persistent id becomes the storage; the tensor begins at its start.
         self.sizes(shape)
         self.sizes(contiguous_strides(shape))
         self.out += b"\x89"  # requires_grad
-        self.once(_global("collections", "OrderedDict"))  # No backward hooks.
+        self.once(_ORDERED_DICT)  # No backward hooks.
         self.out += b")R"
         self.put()
-        if not kind:
+        if not storage_class:
             self.once(_global("torch", dtype.name))
         self.out += b"t"
         self.put()
         self.out += b"R"
         self.put()
-
-
-def _global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return b"X" + len(data).to_bytes(4, "little") + data
 
 
 def _int(number: int) -> bytes:

@@ -114,8 +114,8 @@ def _named(mapping: Value) -> list[tuple[str, Value]]:
         return []
     result: dict[str, Value] = {}
     for name, value in mapping.pairs:
-        if type(name) is bytes:
-            name = name.decode("utf-8", "replace")
+        if type(name) is bytes:  # Not ASCII, and not from today's Python.
+            name = name.decode("latin-1")
         if type(name) is not str:
             raise UnreadableError("a module's weights are named by something that is not a string. The file is damaged")
         result[name] = value

@@ -114,8 +114,11 @@ class Resolver:
 
     def call(self, call: Call) -> Value:
         func = call.func
-        if type(func) is PersId:
-            func = self.value(func)
+        if type(func) is PersId:  # The class of a module whose source is in the file.
+            func = self.persistent(func)
+            named = Call(func, call.args, call.kwargs)
+            named.states, named.pairs, named.items = call.states, call.pairs, call.items
+            call = named
         if type(func) is Global:
             rebuild = self.table.get(func.key)
             if rebuild is not None:

@@ -1,0 +1,82 @@
+"""What the zip containers of torch share: ``<root>/data.pkl`` and a record for each of its storages."""
+
+from __future__ import annotations
+
+import zlib
+
+from ..checkpoint import Checkpoint, Value
+from ..errors import UnreadableError, within
+from ..limits import Limits
+from ..pickles.machine import run
+from ..pickles.nodes import Node
+from ..pickles.rebuild import resolve
+from ..source import SliceSource
+from ..tensor import Storage
+from .protocol import Nested
+from .storages import parse_storage_id
+from .zipdir import ZipDirectory
+
+_STEP = 1 << 18
+
+
+def read_archive(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
+    """The object in ``data.pkl`` below the folder `root` (with its slash)."""
+    pickle = directory.storage(f"{root}data.pkl")
+    warnings = []
+    if not directory.checksums:
+        warnings.append("the file has no checksums (CRC 0 everywhere), so its bytes could not be checked against them")
+    storages = ArchiveStorages(directory, root)
+    with within("data.pkl"):
+        check_crc(pickle)
+        span = SliceSource(pickle.source, pickle.offset, pickle.nbytes, "data.pkl")
+        pickled = run(span, limits=limits)
+        if pickled.end != span.nbytes:
+            raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
+        tree, sources = resolve(pickled.root, storages.load, lambda inner: nested(inner).root)
+    version = next(
+        (directory.text(root + n) for n in ("version", ".data/version") if root + n in directory.records), ""
+    )
+    made_by = f"zip format {version}" if version else ""
+    return Checkpoint("torch-zip", tree, pickled.globals, made_by, tuple(warnings), sources=sources)
+
+
+def check_crc(storage: Storage) -> None:
+    """UnreadableError if the bytes are not those that the checksum was made of."""
+    if storage.crc32 is None:
+        return
+    crc, at = 0, 0
+    buffer = memoryview(bytearray(min(_STEP, storage.nbytes)))
+    while at < storage.nbytes:
+        part = buffer[: min(_STEP, storage.nbytes - at)]
+        storage.source.readinto(storage.offset + at, part)
+        crc = zlib.crc32(part, crc)
+        at += len(part)
+    if crc != storage.crc32:
+        raise UnreadableError(f"checksum {crc:08x}, expected {storage.crc32:08x}. The file is damaged")
+
+
+class ArchiveStorages:
+    """Storages by key, made on first use and the same object ever after."""
+
+    def __init__(self, directory: ZipDirectory, root: str) -> None:
+        self.directory, self.prefix = directory, f"{root}data/"
+        order = directory.text(f"{root}byteorder") if f"{root}byteorder" in directory.records else "little"
+        if order not in ("little", "big"):
+            raise UnreadableError(f"byteorder: it is {order!r}, neither little nor big. The file is damaged")
+        self.big_endian = order == "big"
+        self.known: dict[str, Storage] = {}
+
+    def load(self, pid: Node) -> Value:
+        found = parse_storage_id(pid)
+        key = str(found.key)
+        storage = self.known.get(key)
+        if storage is None:
+            name = f"{self.prefix}{key}"
+            if name not in self.directory.records:
+                raise UnreadableError(f"storage {key} is not in the archive. The file is damaged")
+            storage = self.known[key] = self.directory.storage(name, big_endian=self.big_endian)
+        if storage.nbytes != found.nbytes:
+            raise UnreadableError(
+                f"storage {key} is announced with {found.nbytes} bytes and has {storage.nbytes}. The file is damaged"
+            )
+        return found.typed(storage)
