@@ -96,6 +96,11 @@ class NewFile:
             os.link(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         os.fsync(self.directory)
 
+    def withdraw(self) -> None:
+        """Take the name back after `publish`; what an overwritten file held is gone all the same."""
+        if not self.overwrite:
+            os.unlink(self.path.name, dir_fd=self.directory)
+
     def close(self) -> None:
         """Let go; what was not published is gone."""
         with suppress(OSError):
@@ -126,6 +131,20 @@ def new_file(path: Path, *, overwrite: bool, nbytes: int) -> Iterator[NewFile]:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
+
+
+def publish(files: list[NewFile]) -> None:
+    """Give all files their names, the first one last: it is what says that the others are there."""
+    done: list[NewFile] = []
+    try:
+        for file in reversed(files):
+            file.publish()
+            done.append(file)
+    except BaseException:
+        for file in done:
+            with suppress(OSError):
+                file.withdraw()
+        raise
 
 
 def reserve(fd: int, nbytes: int) -> None:

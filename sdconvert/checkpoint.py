@@ -41,16 +41,20 @@ class Dict:
 
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
     attributes: Dict | None = None
+    _index: dict[str, Value] | None = field(default=None, init=False, repr=False)
+
+    def by_name(self) -> Mapping[str, Value]:
+        """The values under keys that are strings. Made once; the pairs must not change any more."""
+        if self._index is None:
+            self._index = {key: value for key, value in self.pairs if type(key) is str}
+        return self._index
 
     def get(self, key: str) -> Value:
         """The value under `key`, None when there is none."""
-        for name, value in reversed(self.pairs):
-            if type(name) is str and name == key:
-                return value
-        return None
+        return self.by_name().get(key)
 
     def __contains__(self, key: str) -> bool:
-        return any(type(name) is str and name == key for name, _ in self.pairs)
+        return key in self.by_name()
 
 
 @dataclass(eq=False, slots=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
 from . import dtypes, formats, stream, writers
-from .atomic import NewFile, check_target, new_file, syncing
+from .atomic import NewFile, check_target, new_file, publish, syncing
 from .checkpoint import Candidate, Checkpoint, StateDict
 from .errors import ChoiceError, OutputError, UnsupportedError, within
 from .extract import candidates, extract
@@ -47,7 +48,7 @@ class OpenCheckpoint:
         """Every state dict that could be meant."""
         return candidates(self.checkpoint, limits=self._limits)
 
-    @property
+    @cached_property
     def state_dict(self) -> StateDict:
         """The state dict there is. ChoiceError when there are several."""
         return self.extract()
@@ -108,7 +109,7 @@ def convert(
     """Write the weights of `source` to `output`, bit for bit, and say what was done.
 
     `output`'s ending names its format unless `format` does; without `output` it is `source`
-    with the ending ``.safetensors``, beside it. `key` is the dotted path of the state dict,
+    with the ending of `format`, beside it, a safetensors file. `key` is the dotted path of the state dict,
     needed only where there are several; `names` renames and filters. With `dtype`, a torch
     name, floating-point tensors are cast to it, which needs torch. `metadata` joins the
     output's header. `extras` is a path for what is not weights, as JSON. `threads` copy at once.
@@ -118,8 +119,11 @@ def convert(
     """
     began = time.perf_counter()
     with open(source, limits=limits) as opened:
-        target = Path(output) if output is not None else opened.path.with_suffix(".safetensors")
+        suffix = writers.named(format or "safetensors").SUFFIX
+        target = Path(output) if output is not None else opened.path.with_suffix(suffix)
         writer = writers.for_path(target, format)
+        if metadata and not writer.HAS_METADATA:
+            raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
         extras_path = Path(extras) if extras is not None else None
         for path in filter(None, (target, extras_path)):
             check_target(path, overwrite=overwrite, source=opened.source)
@@ -133,10 +137,10 @@ def convert(
                 files = [_weights(stack, opened, layout, target, overwrite, verify, threads, progress)]
                 if extras_path is not None:
                     files.append(_extras(stack, extras_path, overwrite, weights))
-                opened.source.check_unchanged()
-                for file in reversed(files):  # The weights last: they are what says that all is there.
-                    file.publish()
-                    outputs.insert(0, Output(str(file.path), os.fstat(file.fd).st_size))
+                with within(str(opened.path)):
+                    opened.source.check_unchanged()
+                publish(files)
+                outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
         return Report.of(
             str(opened.path),
             opened.source.nbytes,
@@ -161,16 +165,14 @@ def _weights(
 ) -> NewFile:
     """The output, complete, synced and verified, but without its name yet."""
     file = stack.enter_context(new_file(target, overwrite=overwrite, nbytes=layout.nbytes))
-    nbytes = sum(entry.nbytes for entry, _ in layout.placed)
-    chunks = []
-    for at, data in layout.fixed:
-        stream.write(file.fd, data, at)
-        chunks.append(stream.Chunk(at, len(data), zlib.crc32(data)))
+    nbytes = sum(one.entry.nbytes for one in layout.placed)
+    chunks = _write(file, layout.fixed)
     with within(str(opened.path)):
         with progress("copying", nbytes) as update:
             copied = stream.copy(layout.placed, file.fd, nbytes=nbytes, threads=threads, progress=update)
-        storages = [piece.storage for entry, _ in layout.placed for piece in entry.tensor.pieces]
+        storages = [piece.storage for one in layout.placed for piece in one.entry.tensor.pieces]
         stream.check_storages(copied, storages, threads=threads)
+    chunks += _write(file, layout.finish(copied.crcs))
     with syncing(file):
         if verify:
             with progress("verifying", layout.nbytes) as update:
@@ -178,6 +180,15 @@ def _weights(
     if os.fstat(file.fd).st_size != layout.nbytes:
         raise OutputError(f"{target}: has the wrong size on the disk. Nothing was left behind")
     return file
+
+
+def _write(file: NewFile, parts: Iterable[tuple[int, bytes]]) -> list[stream.Chunk]:
+    """Write each (place, bytes); what reading back must find."""
+    chunks = []
+    for at, data in parts:
+        stream.write(file.fd, data, at)
+        chunks.append(stream.Chunk(at, len(data), zlib.crc32(data)))
+    return chunks
 
 
 def _extras(stack: ExitStack, path: Path, overwrite: bool, weights: StateDict) -> NewFile:

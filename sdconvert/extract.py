@@ -13,7 +13,7 @@ from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped
 from .errors import ChoiceError, UnreadableError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
-from .pickles.modules import is_module, module_weights
+from .pickles.modules import SPELLED, is_module, module_weights, overriding
 from .search import WRAPPED, Census, Found, children, find, is_complete, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
@@ -50,7 +50,7 @@ def extract(
     if lost:
         shown = "; ".join(f"{name} is {tensor.why}" for name, tensor in lost[:3])
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise UnsupportedError(f"safetensors cannot hold {shown}{more}. --exclude NAME leaves a tensor out")
+        raise UnsupportedError(f"there is no faithful way to write {shown}{more}. --exclude NAME leaves a tensor out")
     _check_names(named, limits)
     return StateDict(
         tensors=named,
@@ -145,6 +145,7 @@ class _Extraction:
     def __init__(self, checkpoint: Checkpoint, census: Census, limits: Limits) -> None:
         self.checkpoint, self.census, self.limits = checkpoint, census, limits
         self.whole = census  # `census` may be narrowed to the part that was asked for.
+        self.overrides = overriding(checkpoint.sources)
         self.warnings: list[str] = []
         # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack.
         self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
@@ -177,15 +178,17 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience = self.most + 16 * self.census.containers
+        patience, spelled = self.most + 16 * self.census.containers, 0
         while True:
             for name, node in below:
                 if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
                     entries.append((prefix + name, node))
+                    spelled += len(prefix)
                 elif is_module(node):
-                    inside = module_weights(node, self.checkpoint.sources, self.most)
+                    inside = module_weights(node, self.overrides, self.most, self.limits.name_bytes)
                     self.warnings += (text for text in inside.warnings if text not in self.warnings)
                     head = f"{prefix}{name}." if walking else ""
+                    spelled += len(head) * len(inside.entries)
                     entries += ((head + part, value) for part, value in inside.entries)
                 elif id(node) in above:
                     raise UnreadableError(f"{prefix}{name} contains itself. The file is damaged or hostile")
@@ -195,6 +198,8 @@ class _Extraction:
                     walking.append((prefix, below, id(node)))
                     above.add(id(node))
                     prefix = f"{prefix}{name}." if len(walking) > 1 else ""
+                    if len(prefix) > self.limits.name_bytes:
+                        raise UnreadableError(f"a name begins with {len(prefix)} characters. The file is hostile")
                     below = self._wanted(node, found)
                     patience -= 1  # A container may have 2**60 paths to it, and no tensor that is wanted.
                     break
@@ -203,7 +208,7 @@ class _Extraction:
                     return entries
                 prefix, below, key = walking.pop()
                 above.discard(key)
-            if len(entries) > self.most or patience < 0:
+            if len(entries) > self.most or patience < 0 or spelled > SPELLED:
                 raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:

@@ -16,7 +16,7 @@ from .dtypes import DType
 from .tensor import Piece, Storage, TensorRef, numel
 
 SCRATCH = 1 << 20  # Bytes of scratch that `fill` wants.
-_SMALL = 1 << 16  # A span of this many bytes is read whole, however little of it is wanted.
+_SMALL = 1 << 14  # A span of this many bytes is read whole, however little of it is wanted.
 _SLICES = 1 << 16  # Slice assignments per box.
 _ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}  # memoryview's formats by bytes; only moved, never read as numbers.
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))

@@ -33,8 +33,8 @@ class Limits:
     tensors: int = 4_000_000
     """Named tensors in one state dict."""
 
-    name_bytes: int = 64 << 10
-    """One tensor name, UTF-8."""
+    name_bytes: int = 4 << 10
+    """One name of a tensor, UTF-8, or of a class."""
 
     nesting: int = 8
     """Readers inside readers: gzip around a tar around a zip is 3."""

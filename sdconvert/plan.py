@@ -8,13 +8,13 @@ same are written apart, each whole; where they overlap, that is said.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 from .checkpoint import StateDict
 from .dtypes import DType
-from .errors import UnreadableError, UnsupportedError
+from .errors import UnreadableError
 from .limits import DEFAULT_LIMITS, Limits
 from .tensor import Storage, TensorRef
 
@@ -38,11 +38,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """`entries` in the state dict's order; `aliases` maps each other name of a tie to the kept one."""
+    """`entries` in the state dict's order; `aliases` maps each other name of a tie to the kept one.
+
+    `names` are all of them, aliases too, in the state dict's order.
+    """
 
     entries: tuple[Entry, ...]
     aliases: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(kw_only=True)
 
     @property
     def nbytes(self) -> int:
@@ -83,16 +87,16 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
         if len(sharing) > 1:
             kept: dict[TensorRef, str] = {}
             for name, tensor in sharing:
-                first = kept.setdefault(_as_seen(tensor), name)
+                first = kept.setdefault(tensor, name)
                 if first != name:
                     aliases[name] = first
             _overlaps([(name, tensor) for tensor, name in kept.items()], warnings)
     entries = tuple(
-        Entry.of(name, tensor, _target(name, tensor, dtype))
+        Entry.of(name, tensor, _target(tensor, dtype))
         for name, tensor in weights.tensors.items()
         if name not in aliases
     )
-    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings))
+    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
     held = sum(storage.nbytes for storage in by_storage)
     most = limits.expansion * held + limits.expansion_slack
     if plan.nbytes > most:
@@ -103,23 +107,9 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
     return plan
 
 
-def _as_seen(tensor: TensorRef) -> TensorRef:
-    """The tensor without what cannot be told from outside: the stride of a dimension with one element."""
-    if 1 not in tensor.shape or len(tensor.pieces) != 1:
-        return tensor
-    piece = tensor.pieces[0]
-    strides = tuple(1 if size == 1 else stride for size, stride in zip(piece.shape, piece.strides, strict=True))
-    return replace(tensor, pieces=(piece._replace(strides=strides),))
-
-
-def _target(name: str, tensor: TensorRef, dtype: DType | None) -> DType:
-    if dtype is not None and tensor.dtype.kind == "f" and tensor.dtype.packed == 1:
-        return dtype
-    if tensor.dtype.code is None:
-        raise UnsupportedError(
-            f"{name} is {tensor.dtype.name}, which safetensors does not have. --exclude {name} leaves it out"
-        )
-    return tensor.dtype
+def _target(tensor: TensorRef, dtype: DType | None) -> DType:
+    castable = tensor.dtype.kind == "f" and tensor.dtype.packed == 1
+    return dtype if dtype is not None and castable else tensor.dtype
 
 
 def _overlaps(sharing: list[tuple[str, TensorRef]], warnings: list[str]) -> None:

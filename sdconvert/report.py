@@ -136,7 +136,7 @@ class Report:
 
 def _listed(items: list[str]) -> str:
     more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    return ", ".join(item if len(item) <= 200 else f"{item[:200]}..." for item in items[:_SHOWN]) + more
 
 
 def human(nbytes: int) -> str:

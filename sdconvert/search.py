@@ -169,24 +169,71 @@ def is_training_state(name: str, node: Value) -> bool:
 
 def is_complete(node: Value, census: Census) -> bool:
     """Whether a node looks like the whole of a model's weights: a module, or what ``state_dict()`` gives."""
-    if is_module(node):
-        return True
-    if type(node) is not Dict:
-        return False
-    if node.attributes is not None and "_metadata" in node.attributes:
-        return True
-    return any(type(key) is str and "." in key and census.is_tensor(value) for key, value in node.pairs)
+    return _is_marked(node) or _has_dotted_names(node, census)
+
+
+def _is_marked(node: Value) -> bool:
+    """Whether torch itself made the node: a module, or the dict of ``state_dict()``, which carries versions."""
+    if type(node) is Dict:
+        return node.attributes is not None and "_metadata" in node.attributes
+    return is_module(node)
+
+
+def _has_dotted_names(node: Value, census: Census) -> bool:
+    return type(node) is Dict and any(
+        type(key) is str and "." in key and census.is_tensor(value) for key, value in node.pairs
+    )
 
 
 def find(root: Value, census: Census) -> list[Found]:
     """The candidates of the best rank that `root` has, in the order of the file; several loose ones are one."""
-    best = _best(_find(root, (), census, 0, frozenset(), []))
+    best = _best(_Search(census).below(root, (), frozenset()))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
     unique: dict[int, Found] = {}
     for found in best:
         unique.setdefault(id(found.node), found)
     return list(unique.values())
+
+
+class _Search:
+    """One walk over the containers that hold tensors. `left` is how many more it looks at: a container
+    may be shared, but is not looked at once for each of 2**60 paths to it."""
+
+    def __init__(self, census: Census) -> None:
+        self.census = census
+        self.left = 10_000 + 16 * census.containers
+
+    def below(self, node: Value, path: Path, above: frozenset[int]) -> list[Found]:
+        """The candidates at and below `node`; `above` are the containers on the way to it."""
+        if self.census.is_tensor(node):
+            return [Found(path, node, LOOSE)]
+        if _is_marked(node):
+            return [Found(path, node, COMPLETE)]
+        if len(above) > _DEPTH or id(node) in above:
+            return []
+        self.left -= 1
+        if self.left < 0:
+            raise UnreadableError("it is shared beyond reason inside itself. It is hostile; --key may reach a part")
+        above |= {id(node)}
+        found: list[Found] = []
+        direct = False
+        for name, child in children(node):
+            if self.census.is_tensor(child):
+                direct = True
+            elif self.census.holds(child) and not is_training_state(name, child):
+                inner = _best(self.below(child, (*path, name), above))
+                if name.lower() in WRAPPERS and inner:
+                    if inner[0].rank == LOOSE:
+                        inner = [_together(inner, child, (*path, name))]
+                    inner = [Found(one.path, one.node, WRAPPED) for one in inner]
+                found += inner
+        best = max((one.rank for one in found), default=LOOSE)
+        if best < WRAPPED and _has_dotted_names(node, self.census):
+            return [Found(path, node, COMPLETE)]
+        if best == LOOSE and direct:
+            return [Found(path, node, LOOSE)]
+        return found
 
 
 def _best(found: list[Found]) -> list[Found]:
@@ -205,38 +252,6 @@ def _together(found: list[Found], node: Value, path: Path) -> Found:
     for name in common[len(path) :]:
         node = next(child for key, child in children(node) if key == name)
     return Found(common, node, LOOSE)
-
-
-def _find(
-    node: Value, path: Path, census: Census, depth: int, above: frozenset[int], visits: list[None]
-) -> list[Found]:
-    if census.is_tensor(node):
-        return [Found(path, node, LOOSE)]
-    if is_module(node):
-        return [Found(path, node, COMPLETE)]
-    if depth > _DEPTH or id(node) in above:
-        return []
-    visits.append(None)
-    if len(visits) > 10_000 + 16 * census.containers:  # Shared, and looked at once for each of 2**60 paths to it.
-        raise UnreadableError("it is shared beyond reason inside itself. The file is hostile; --key may reach a part")
-    above |= {id(node)}
-    wanted = [(n, c) for n, c in children(node) if census.holds(c) and not is_training_state(n, c)]
-    direct = [name for name, child in wanted if census.is_tensor(child)]
-    if is_complete(node, census):
-        return [Found(path, node, COMPLETE)]
-    found: list[Found] = []
-    for name, child in wanted:
-        if name in direct:
-            continue
-        below = _best(_find(child, (*path, name), census, depth + 1, above, visits))
-        if name.lower() in WRAPPERS and below:
-            if below[0].rank == LOOSE:
-                below = [_together(below, child, (*path, name))]
-            below = [Found(one.path, one.node, WRAPPED) for one in below]
-        found += below
-    if direct and not any(one.rank > LOOSE for one in found):
-        return [Found(path, node, LOOSE)]
-    return found
 
 
 def walk(root: Value, key: str) -> Found | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -32,11 +32,20 @@ Progress = Callable[[int], None]
 """Called with the number of bytes that are done since the last call, from any thread."""
 
 
+class Tail(NamedTuple):
+    """`nbytes` bytes of a container that depend on the entry before them: `make(its CRC-32, its bytes)`."""
+
+    nbytes: int
+    make: Callable[[int, int], bytes]
+
+
 class Placed(NamedTuple):
-    """An entry and the byte of the output at which it begins."""
+    """An entry and the byte of the output at which it begins, with what is right before and after it."""
 
     entry: Entry
     at: int
+    head: bytes = b""
+    tail: Tail | None = None
 
 
 class Chunk(NamedTuple):
@@ -48,39 +57,49 @@ class Chunk(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Elements `start` to `start + count` of an entry, in one unit."""
+    """Elements `start` to `start + count` of an entry, in one unit; `placed` when its head and tail are too."""
 
     entry: Entry
     start: int
     elements: int
+    placed: Placed | None = None
 
 
 @dataclass
 class Copied:
-    """What was written: `chunks` for reading it back, `read` for checking the source's own checksums."""
+    """What was written: `chunks` for reading it back, `read` for checking the source's own checksums,
+    `crcs` the CRC-32 of every entry that has a tail, by its place."""
 
     chunks: list[Chunk]
     read: dict[Storage, list[Chunk]]
+    crcs: dict[int, int]
 
 
-def copy(placed: Iterable[Placed], fd: int, *, nbytes: int, threads: int | None, progress: Progress) -> Copied:
-    """Write every entry at its place in the file `fd`; `placed` is in the order of places.
+def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None, progress: Progress) -> Copied:
+    """Write every entry, its head and its tail, in the file `fd`; `placed` is in the order of places.
 
     `nbytes` is their sum, `threads` how many copy at once (None: by the number of processors).
     """
-    copied = Copied([], {})
+    copied = Copied([], {}, {})
     units = _units(placed)
 
     def work(unit: tuple[int, list[_Part]], buffer: memoryview, scratch: memoryview) -> int:
         at, parts = unit
         end = 0
-        for entry, start, elements in parts:
+        for entry, start, elements, framed in parts:
+            if framed is not None:
+                buffer[end : end + len(framed.head)] = framed.head
+                end += len(framed.head)
             begin, end = end, end + elements * entry.dtype.itemsize
             try:
                 _read(entry, start, buffer[begin:end], scratch, copied.read)
             except SdconvertError as error:
                 error.places.insert(0, entry.name)
                 raise
+            if framed is not None and framed.tail is not None:
+                crc = copied.crcs[framed.at] = zlib.crc32(buffer[begin:end])
+                buffer[end : end + framed.tail.nbytes] = framed.tail.make(crc, end - begin)
+                end += framed.tail.nbytes
         data = buffer[:end]
         write(fd, data, at)
         _start_writeback(fd, at, end)
@@ -88,11 +107,34 @@ def copy(placed: Iterable[Placed], fd: int, *, nbytes: int, threads: int | None,
         return end
 
     _run(work, units, nbytes, threads, progress)
+    _frame_large(placed, fd, copied)
     return copied
+
+
+def _frame_large(placed: Sequence[Placed], fd: int, copied: Copied) -> None:
+    """Write head and tail of the entries that were cut, whose checksums are those of their chunks joined."""
+    cut = [one for one in placed if (one.head or one.tail) and _framed_nbytes(one) > CHUNK]
+    chunks = {chunk.at: chunk for chunk in copied.chunks} if cut else {}
+    for entry, place, head, tail in cut:
+        crc, at = 0, place
+        while at < place + entry.nbytes:
+            crc = combine(crc, chunks[at].crc32, chunks[at].nbytes)
+            at += chunks[at].nbytes
+        copied.crcs[place] = crc
+        end = tail.make(crc, entry.nbytes) if tail else b""
+        for data, begin in ((head, place - len(head)), (end, at)):
+            write(fd, data, begin)
+            copied.chunks.append(Chunk(begin, len(data), zlib.crc32(data)))
+
+
+def _framed_nbytes(placed: Placed) -> int:
+    return len(placed.head) + placed.entry.nbytes + (placed.tail.nbytes if placed.tail else 0)
 
 
 def _read(entry: Entry, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]) -> None:
     tensor = entry.tensor
+    if not out:
+        return
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
         return
@@ -107,15 +149,26 @@ def _read(entry: Entry, start: int, out: memoryview, scratch: memoryview, read: 
 
 
 def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
-    """(place, parts) of each unit: neighbours together, large ones cut at element boundaries."""
+    """(place, parts) of each unit: neighbours together, large ones cut at element boundaries.
+
+    What has a head or a tail is not cut if it fits in a unit with them, so they can be written at once.
+    """
     at, size = 0, 0
     parts: list[_Part] = []
-    for entry, place in placed:
-        if parts and place != at + size:
+    for one in placed:
+        entry, place, head, tail = one
+        whole = _framed_nbytes(one) if head or tail else 0
+        framed = 0 < whole <= CHUNK
+        begin = place - len(head) if framed else place
+        if parts and (begin != at + size or (framed and size + whole > CHUNK)):
             yield at, parts
             parts, size = [], 0
         if not parts:
-            at = place
+            at = begin
+        if framed:
+            parts.append(_Part(entry, 0, entry.nbytes // entry.dtype.itemsize, one))
+            size += whole
+            continue
         itemsize = entry.dtype.itemsize
         start, left = 0, entry.nbytes // itemsize
         while left:

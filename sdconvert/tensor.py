@@ -166,6 +166,10 @@ def strided(
     if strides == dense:
         last = offset + count - 1
     else:
+        if count == 0 or 1 in shape:  # What a stride of these is cannot be told from outside, so it is made the same.
+            strides = tuple(
+                d if size == 1 or not count else s for size, s, d in zip(shape, strides, dense, strict=True)
+            )
         last = offset + sum([(size - 1) * stride for size, stride in zip(shape, strides, strict=True)])
     needed = (last + 1) * dtype.itemsize if count else 0
     if needed > storage.nbytes:

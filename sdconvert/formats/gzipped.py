@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
-from ..errors import within
+from ..errors import UnreadableError, within
+from ..inflated import InflatedSource, Scratch
 from ..limits import Limits
-from ..source import InflatedSource, Source
+from ..source import Source
+from ..source import read as read_bytes
 from .protocol import Nested
 
 NAME = "gzip"
@@ -19,7 +21,9 @@ def sniff(head: bytes, source: Source) -> bool:
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     most = min(limits.inflate_bytes, limits.inflate_ratio * source.nbytes)
-    inner = InflatedSource(source, wbits=31, nbytes=None, most=most, name="gzip stream")
+    inner = InflatedSource(source, Scratch(), wbits=31, nbytes=None, most=most, name="gzip stream")
+    if sniff(read_bytes(inner, 0, min(3, inner.nbytes)), inner):
+        raise UnreadableError("it is gzip inside gzip, which only a bomb needs. Unpack it once first")
     with within("gzip stream"):
         checkpoint = nested(inner)
     return replace(checkpoint, container=f"{NAME}+{checkpoint.container}")

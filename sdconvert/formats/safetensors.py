@@ -13,6 +13,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, Dict
 from ..dtypes import BY_CODE
 from ..errors import UnreadableError
+from ..inflated import credit
 from ..limits import Limits
 from ..source import Source
 from ..source import read as read_bytes
@@ -35,6 +36,10 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     metadata = header.pop("__metadata__", {}) or {}
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise UnreadableError("header: __metadata__ does not map names to strings. The file is damaged")
+    try:
+        "".join([*header, *metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:
+        raise UnreadableError("header: a name has half of a surrogate pair, which is no text. It is damaged") from None
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, info in header.items():
@@ -60,7 +65,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
 
 def _header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
     size = int.from_bytes(read_bytes(source, 0, 8), "little")
-    if size > limits.header_bytes or size > source.nbytes - 8:
+    if size > min(limits.header_bytes, credit(source), source.nbytes - 8):
         raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
     try:
         header = json.loads(

@@ -11,10 +11,7 @@ out and name storages in ``pickle`` as later torch does; both are read.
 
 from __future__ import annotations
 
-import io
 import struct
-import tarfile
-from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint, TensorRef, TypedStorage, Value
 from ..errors import UnreadableError, UnsupportedError, within
@@ -22,34 +19,22 @@ from ..limits import Limits
 from ..pickles.machine import run
 from ..pickles.nodes import Global, Node
 from ..pickles.rebuild import resolve
-from ..source import SliceSource, Source
+from ..source import Source
 from ..source import read as read_bytes
 from ..tensor import MAX_DIMENSIONS, Storage, strided
 from .protocol import Nested
 from .storages import parse_storage_id, storage_class
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from .tardir import is_header, read_members
 
 NAME = "torch-tar"
 
 
 def sniff(head: bytes, source: Source) -> bool:
-    if head[257:262] == b"ustar":
-        return True
-    # A tar from before POSIX has no magic: its header's checksum is an octal number that must fit.
-    if len(head) < 512 or not head[:1].strip(b"\0"):
-        return False
-    field = head[148:156].strip(b" \0")
-    return (
-        field.isdigit()
-        and all(c < 0x38 for c in field)
-        and int(field, 8) == sum(head[:512]) - sum(head[148:156]) + 8 * 0x20
-    )
+    return is_header(head)
 
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
-    files = _members(source)
+    files = read_members(source)
     missing = [name for name in ("storages", "pickle") if name not in files]
     if missing:
         inside = sorted(name for name in files if not name.endswith("/"))
@@ -68,59 +53,6 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
         tree, sources = resolve(pickled.root, objects.load, lambda inner: nested(inner).root)
     seen = {name.full: name for name in [*objects.globals, *pickled.globals]}
     return Checkpoint(NAME, tree, tuple(seen.values()), "torch before 0.1.10", sources=sources)
-
-
-class _File(io.RawIOBase):
-    """A source as the seekable file that ``tarfile`` wants."""
-
-    def __init__(self, source: Source) -> None:
-        self._source, self._at = source, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + {0: 0, 1: self._at, 2: self._source.nbytes}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        # RawIOBase.read would allocate `size` bytes first, and a tar header can claim any number.
-        left = max(0, self._source.nbytes - self._at)
-        return super().read(left if size < 0 else min(size, left))
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._source.nbytes - self._at))
-        self._source.readinto(self._at, view[:count])
-        self._at += count
-        return count
-
-
-def _members(source: Source) -> dict[str, Source]:
-    """The regular files of the archive by name, each as a range of `source`."""
-    files: dict[str, Source] = {}
-    try:
-        with tarfile.open(fileobj=_File(source), mode="r:") as tar:
-            for number, member in enumerate(tar):
-                name = member.name.removeprefix("./")
-                if number > 10_000 or name in files:
-                    raise UnreadableError(f"tar member {name} is there twice, or there are too many. It is forged")
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise UnreadableError(f"tar member {name} is not a regular file. No checkpoint has one")
-                files[name] = SliceSource(source, member.offset_data, member.size, name)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        if isinstance(error, UnreadableError):
-            raise
-        raise UnreadableError(f"its tar archive is damaged: {error}") from error
-    return files
 
 
 class _Objects:
@@ -151,8 +83,8 @@ class _Objects:
         count, at = self.count(source)
         for _ in range(count):
             entry, at = self.unpickle(source, at)
-            if type(entry) is not tuple or len(entry) != 3:
-                raise UnreadableError("a storage is not described by three values. The file is damaged")
+            if type(entry) is not tuple or len(entry) != 3 or type(entry[0]) not in (int, str):
+                raise UnreadableError("a storage is not described by a key and two values. The file is damaged")
             dtype = storage_class(entry[2])
             itemsize = 1 if dtype is None else dtype.itemsize
             (numel,) = struct.unpack("<q", read_bytes(source, at, 8))
@@ -165,8 +97,8 @@ class _Objects:
             return
         views, at = self.unpickle(source, at)
         for view in views if type(views) is list else ():
-            if type(view) is not tuple or len(view) != 4:
-                raise UnreadableError("a view of a storage is not described by four values. The file is damaged")
+            if type(view) is not tuple or len(view) != 4 or type(view[1]) not in (int, str):
+                raise UnreadableError("a view of a storage is not described by two keys and two numbers. It is damaged")
             key, root_key, offset, numel = view
             root = self.known.get(str(root_key))
             if type(root) is not TypedStorage or type(offset) is not int or type(numel) is not int:
@@ -182,8 +114,8 @@ class _Objects:
         count, at = self.count(source)
         for _ in range(count):
             entry, at = self.unpickle(source, at)
-            if type(entry) is not tuple or len(entry) != 3:
-                raise UnreadableError("a tensor is not described by three values. The file is damaged")
+            if type(entry) is not tuple or len(entry) != 3 or not {type(entry[0]), type(entry[1])} <= {int, str}:
+                raise UnreadableError("a tensor is not described by two keys and a class. The file is damaged")
             typed = self.known.get(str(entry[1]))
             if type(typed) is not TypedStorage or typed.dtype is None:
                 raise UnreadableError(f"tensor {entry[0]} has no storage. The file is damaged")

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import stat
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import UnreadableError, UnsupportedError
+from ..inflated import InflatedSource, Scratch, credit
 from ..limits import Limits
-from ..source import InflatedSource, SliceSource, Source, read
+from ..source import SliceSource, Source, read
 from ..tensor import Storage
 
 _EOCD = struct.Struct("<4s4H2IH")
@@ -55,6 +57,7 @@ class ZipDirectory:
     records: Mapping[str, Record]
     checksums: bool
     limits: Limits
+    scratch: Scratch
 
     def storage(self, name: str, *, big_endian: bool = False) -> Storage:
         """The payload of a record, unpacked on first use if it is deflated."""
@@ -65,6 +68,7 @@ class ZipDirectory:
         packed = SliceSource(self.source, record.offset, record.packed, name)
         inflated = InflatedSource(
             packed,
+            self.scratch,
             wbits=-15,
             nbytes=record.nbytes,
             most=self.limits.inflate_bytes,
@@ -78,7 +82,10 @@ class ZipDirectory:
         storage = self.storage(name)
         if storage.nbytes > 256:
             raise UnreadableError(f"{name}: {storage.nbytes} bytes are too many for it")
-        return read(storage.source, storage.offset, storage.nbytes).decode("utf-8", "replace").strip()
+        data = read(storage.source, storage.offset, storage.nbytes)
+        if storage.crc32 is not None and zlib.crc32(data) != storage.crc32:
+            raise UnreadableError(f"record {name}: its checksum is wrong. The file is damaged")
+        return data.decode("utf-8", "replace").strip()
 
 
 def read_directory(source: Source, limits: Limits) -> ZipDirectory:
@@ -86,6 +93,8 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     count, start, end = _find_directory(source)
     if count > limits.zip_members:
         raise UnreadableError(f"it has {count} records, more than Limits.zip_members")
+    if end - start > credit(source):
+        raise UnreadableError(f"its zip directory of {end - start} bytes is far larger than the file")
     if count * _CENTRAL.size > end - start:
         raise UnreadableError("its zip directory is too short for the records it counts. The file is damaged")
     records: dict[str, Record] = {}
@@ -106,7 +115,7 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     if expected != start:
         raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
     checksums = any(record.crc32 for record in records.values())
-    return ZipDirectory(source, records, checksums, limits)
+    return ZipDirectory(source, records, checksums, limits, Scratch())
 
 
 def _find_directory(source: Source) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ..checkpoint import Object, Value
 from ..dtypes import BY_NUMPY, DType
 from ..errors import UnreadableError
-from ..tensor import Storage, check_numbers, contiguous_strides, numel, strided
+from ..tensor import check_numbers, contiguous_strides, numel, strided
 from .nodes import Call, Global, Node
 from .resolver import Rebuild, Resolver, arguments, dims
 
@@ -42,14 +42,13 @@ def _array(r: Resolver, shape: Node, dtype: Node, fortran: Node, data: Node) -> 
     element, big_endian = known
     size = dims(shape)
     check_numbers(size, len(size))
-    inside = r.whole(data)
+    inside = r.whole(data, big_endian=big_endian)
     if inside.nbytes != numel(size) * element.itemsize:
         raise UnreadableError(
             f"an array needs {numel(size) * element.itemsize} bytes and has {inside.nbytes}. The file is damaged"
         )
-    storage = Storage(inside.source, inside.offset, inside.nbytes, inside.name, big_endian=big_endian)
     strides = contiguous_strides(size[::-1])[::-1] if fortran is True else contiguous_strides(size)
-    return strided(element, size, storage, 0, strides, array=True)
+    return strided(element, size, inside, 0, strides, array=True)
 
 
 def _reconstruct(r: Resolver, call: Call) -> Value:

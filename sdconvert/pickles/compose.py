@@ -47,7 +47,12 @@ class SavedTensor(NamedTuple):
 
 
 def state_dict(tensors: Sequence[SavedTensor]) -> bytes:
-    """The pickle of an OrderedDict of `tensors`, none of which requires a gradient."""
+    """The pickle of an OrderedDict of `tensors`, none of which requires a gradient.
+
+    Like what ``Module.state_dict()`` gives, it has the attribute ``_metadata``, by which readers
+    know a state dict from any other dict. It is empty: modules' versions are not in every source,
+    and ``load_state_dict`` takes a missing one as unknown.
+    """
     pickle = _Pickle()
     pickle.once(_ORDERED_DICT)
     pickle.out += b")R"
@@ -58,7 +63,13 @@ def state_dict(tensors: Sequence[SavedTensor]) -> bytes:
         for tensor in batch:
             pickle.tensor(tensor)
         pickle.out += b"u" if len(batch) > 1 else b"s"
-    pickle.out += b"."
+    pickle.out += b"}"
+    pickle.put()
+    pickle.once(_text("_metadata"))
+    pickle.once(_ORDERED_DICT)
+    pickle.out += b")R"
+    pickle.put()
+    pickle.out += b"sb."
     return bytes(pickle.out)
 
 

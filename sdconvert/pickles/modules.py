@@ -22,6 +22,7 @@ _HARMLESS_HOOKS = frozenset(
         "torch.nn.utils.spectral_norm.SpectralNormLoadStateDictPreHook",
     }
 )
+SPELLED = 128 << 20  # Characters of all names together; a million ordinary ones take half.
 _TOLD = 50  # Warnings of one model; they repeat themselves.
 # Ways to change what state_dict() gives; the author's source, where the file has it, tells.
 _OVERRIDES = re.compile(r"def (state_dict|_save_to_state_dict|get_extra_state)\b|_register_state_dict_hook")
@@ -35,6 +36,8 @@ class ModuleWeights:
 
     entries: list[tuple[str, Value]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    looked_at: int = 0
+    """Items of modules that were looked at; modules may share them, and hold no weights."""
 
 
 def attributes(value: Value) -> Dict | None:
@@ -53,13 +56,22 @@ def is_module(value: Value) -> bool:
     return state is not None and type(state.get("_modules")) is Dict and type(state.get("_parameters")) is Dict
 
 
-def module_weights(root: Object, sources: Mapping[str, str], most: int) -> ModuleWeights:
-    """The state dict of the module `root`, at most `most` names; `sources` is the authors' code by class."""
+def overriding(sources: Mapping[str, str]) -> Mapping[str, str]:
+    """What classes do to their state dicts, by class, as far as `sources`, the authors' code by class, shows."""
+    found = {name: _OVERRIDES.search(text) for name, text in sources.items()}
+    return {name: match[1] or "state dict hook" for name, match in found.items() if match}
+
+
+def module_weights(root: Object, overrides: Mapping[str, str], most: int, longest: int) -> ModuleWeights:
+    """The state dict of the module `root`: at most `most` names, none longer than `longest`.
+
+    `overrides` is from `overriding`.
+    """
     found = ModuleWeights()
     told: set[str] = set()
     stack: list[tuple[Iterator[tuple[str, Value]], Value]] = [(iter([("", root)]), None)]
     path: list[Value] = []
-    visits = 0
+    visits = spelled = 0
     while stack:
         children, owner = stack[-1]
         step = next(children, None)
@@ -72,26 +84,35 @@ def module_weights(root: Object, sources: Mapping[str, str], most: int) -> Modul
         if any(module is above for above in path):
             raise UnreadableError(f"module {prefix[:-1]} contains itself. The file is damaged or hostile")
         visits += 1  # Modules may be shared, so a few of them can have 2**60 paths, and no weights on any.
-        if len(path) > 200 or visits + len(found.entries) > 2 * most:
+        if len(prefix) > longest:
+            raise UnreadableError(f"a module's name has {len(prefix)} characters. The file is hostile")
+        if len(path) > 200 or visits + len(found.entries) > 2 * most or found.looked_at > 1_000_000 + 16 * most:
             raise UnreadableError("its modules are nested beyond reason. The file is damaged or hostile")
-        own = _own(module, prefix, found, told, sources)
+        count = len(found.entries)
+        own = _own(module, prefix, found, told, overrides)
+        spelled += len(prefix) * (len(found.entries) - count)
+        if spelled > SPELLED:
+            raise UnreadableError(f"its modules' names take more than {SPELLED} characters. The file is hostile")
         path.append(module)
         stack.append((own, module))
     return found
 
 
 def _own(
-    module: Object, prefix: str, found: ModuleWeights, told: set[str], sources: Mapping[str, str]
+    module: Object, prefix: str, found: ModuleWeights, told: set[str], overrides: Mapping[str, str]
 ) -> Iterator[tuple[str, Value]]:
     """Add what `module` itself holds; the children that follow, with their prefixes."""
     state = attributes(module)
     assert state is not None
-    for why in _oddities(module, state, sources):
+    for why in _oddities(module, state, overrides):
         if why not in told and len(told) < _TOLD:
             told.add(why)
             found.warnings.append(f"{prefix[:-1] or 'the model'}: {why}")
     parameters, buffers, children = state.get("_parameters"), state.get("_buffers"), state.get("_modules")
-    hidden = _strings(state.get("_non_persistent_buffers_set"))
+    hidden = state.get("_non_persistent_buffers_set")
+    found.looked_at += sum(len(part.pairs) for part in (parameters, buffers, children) if type(part) is Dict)
+    found.looked_at += len(hidden) if type(hidden) is list else 0
+    hidden = _strings(hidden)
     found.entries += ((prefix + name, value) for name, value in _named(parameters) if value is not None)
     found.entries += (
         (prefix + name, value) for name, value in _named(buffers) if value is not None and name not in hidden
@@ -126,7 +147,7 @@ def _strings(value: Value) -> frozenset[str]:
     return frozenset(item for item in value if type(item) is str) if type(value) is list else frozenset()
 
 
-def _oddities(module: Object, state: Dict, sources: Mapping[str, str]) -> Iterator[str]:
+def _oddities(module: Object, state: Dict, overrides: Mapping[str, str]) -> Iterator[str]:
     """Why this module's state dict may not be its parameters and buffers."""
     for kind in ("_state_dict_hooks", "_state_dict_pre_hooks"):
         hooks = state.get(kind)
@@ -134,7 +155,6 @@ def _oddities(module: Object, state: Dict, sources: Mapping[str, str]) -> Iterat
             name = hook.full if type(hook) is Global else hook.type_name if type(hook) is Object else "a hook"
             if name not in _HARMLESS_HOOKS:
                 yield f"{name} may change its state dict, and was not run"
-    override = _OVERRIDES.search(sources.get(module.type_name, ""))
-    if override:
-        what = override.group(1) or "a state dict hook"
+    if module.type_name in overrides:
+        what = overrides[module.type_name]
         yield f"{module.type_name} has its own {what} (its source is in the file), which was not run"

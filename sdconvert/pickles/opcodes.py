@@ -42,6 +42,8 @@ class Machine(Window):
         key = (module, name)
         found = self.globals.get(key)
         if found is None:
+            if len(module) + len(name) > self.limits.name_bytes:
+                raise self.damaged("a global's name is longer than Limits.name_bytes")
             found = self.globals[key] = Global(module, name)
         return found
 

@@ -82,7 +82,7 @@ def _lost(why: str, *, empty: bool = False) -> Rebuild:
 def _load_from_bytes(r: Resolver, call: Call) -> Value:
     """(bytes): a whole torch file inside, whose object is a storage. pickle.dump of a tensor makes these."""
     node = arguments(call, 1, 1)[0]
-    key = id(node)
+    key = r.identity(node)
     if key not in r.inner:
         inside = r.whole(node)
         r.inner[key] = r.nested(SliceSource(inside.source, inside.offset, inside.nbytes, "a tensor inside the pickle"))

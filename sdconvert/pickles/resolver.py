@@ -33,6 +33,7 @@ class Resolver:
         self.todo: list[tuple[Node, Value]] = []
         self.encoded: dict[int, bytes] = {}
         self.inner: dict[int, Value] = {}
+        self.byte_storages: dict[tuple[int, bool], Storage] = {}
         self.sources: dict[str, str] = {}
         self.depth = 0
 
@@ -149,32 +150,47 @@ class Resolver:
             raise UnreadableError("a tensor is expected, and something else is there. The file is damaged")
         return value
 
-    def whole(self, node: Node) -> Storage:
-        """A byte string, wherever it is, as a storage of its own."""
-        if type(node) is Blob:
-            return Storage(node.source, node.offset, node.nbytes, "inside the pickle")
-        data = self.data(node)
-        return Storage(MemorySource(data), 0, len(data), "inside the pickle")
+    def whole(self, node: Node, *, big_endian: bool = False) -> Storage:
+        """A byte string, wherever it is, as a storage; the same one for the same string."""
+        key = (self.identity(node), big_endian)
+        if key not in self.byte_storages:
+            if type(node) is Blob:
+                source, offset, nbytes = node.source, node.offset, node.nbytes
+            else:
+                data = self.data(node)
+                source, offset, nbytes = MemorySource(data), 0, len(data)
+            self.byte_storages[key] = Storage(source, offset, nbytes, "inside the pickle", big_endian=big_endian)
+        return self.byte_storages[key]
+
+    def identity(self, node: Node) -> int:
+        """What tells a byte string from others: of bytes that are spelled as text, the text, which may be
+        memoised and asked for many times."""
+        if type(node) is Call and type(node.func) is Global and node.func.key == "_codecs.encode" and node.args:
+            return id(node.args[0])
+        return id(node)
 
     def data(self, node: Node) -> bytes:
         """A short byte string: as such, as the text Python 2 made of it, or as protocol 2 spells it."""
         if type(node) is bytes:
             return node
         if type(node) is str:
-            return node.encode("latin-1", "replace")
+            return self.encode(node)
         if type(node) is Call and type(node.func) is Global and node.func.key in ("_codecs.encode", "builtins.bytes"):
             args = node.args
             if not args:
                 return b""
             if type(args[0]) is str and len(args) == 2 and args[1] in ("latin1", "latin-1"):
-                key = id(args[0])
-                if key not in self.encoded:  # One memoised text may be asked for many times.
-                    try:
-                        self.encoded[key] = args[0].encode("latin-1")
-                    except UnicodeEncodeError:
-                        raise UnreadableError("a byte string has characters that are no bytes") from None
-                return self.encoded[key]
+                return self.encode(args[0])
         raise UnreadableError("bytes are expected, and something else is there. The file is damaged")
+
+    def encode(self, text: str) -> bytes:
+        key = id(text)
+        if key not in self.encoded:
+            try:
+                self.encoded[key] = text.encode("latin-1")
+            except UnicodeEncodeError:
+                raise UnreadableError("a byte string has characters that are no bytes. The file is damaged") from None
+        return self.encoded[key]
 
 
 def untouched(call: Call) -> None:
@@ -210,14 +226,28 @@ def dtype_of(node: Node) -> DType:
     raise UnreadableError(f"{name} is not a dtype of torch that this reader knows")
 
 
+def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
+    """Whether the stored values are to be conjugated, and negated; other keys are about devices."""
+    if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
+        pairs = node.pairs or []
+    elif type(node) is Pairs:
+        pairs = node.pairs
+    else:
+        raise UnreadableError("a tensor's metadata is not a dict. The file is damaged")
+    found = {"conj": False, "neg": False}
+    for key, value in pairs:
+        if type(key) is str and key in found:
+            if type(value) is not bool:
+                raise UnreadableError(f"a tensor's metadata {key} is not a bool. The file is damaged")
+            found[key] = value
+    if found["neg"] and dtype.kind not in "fciu":
+        raise UnreadableError(f"a {dtype.name} tensor is marked as negative, which it cannot be. The file is damaged")
+    return found["conj"], found["neg"]
+
+
 def view(typed: TypedStorage, dtype: DType, offset: Node, size: Node, stride: Node, flags: Node = None) -> TensorRef:
     """The tensor that `size` and `stride` cut out of a storage, `offset` elements in."""
-    conj = neg = False
-    if type(flags) is Pairs:
-        for key, value in flags.pairs:
-            if key not in ("conj", "neg") or type(value) is not bool:
-                continue
-            conj, neg = (value, neg) if key == "conj" else (conj, value)
+    conj, neg = (False, False) if flags is None else _flags(flags, dtype)
     storage, start = typed.storage, typed.offset
     if type(offset) is not int or offset < 0:
         raise UnreadableError("a tensor's storage offset is not a whole number of 0 or more. The file is damaged")

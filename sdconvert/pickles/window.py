@@ -7,6 +7,7 @@ that are left before anything is read, and long byte strings are not read at all
 from __future__ import annotations
 
 from ..errors import UnreadableError
+from ..inflated import credit
 from ..limits import Limits
 from ..source import Source, read
 from .nodes import Blob
@@ -27,7 +28,8 @@ class Window:
         self.source, self.limits = source, limits
         self.buf, self.base, self.pos, self.valid, self.safe = b"", offset, 0, 0, 0
         self.frame_end: int | None = None
-        self.budget_end = offset + limits.pickle_bytes
+        self.budget = min(limits.pickle_bytes, credit(source))
+        self.budget_end = offset + self.budget
 
     def damaged(self, what: str) -> UnreadableError:
         return UnreadableError(f"the pickle is damaged near byte {self.base + self.pos}: {what}")
@@ -43,7 +45,7 @@ class Window:
         if at >= self.source.nbytes:
             raise self.damaged("it ends before its STOP. The file was cut short")
         if at > self.budget_end:
-            raise self.damaged(f"it is longer than {self.limits.pickle_bytes} bytes (Limits.pickle_bytes)")
+            raise self.damaged(f"it is longer than the {self.budget} bytes that it may have (Limits.pickle_bytes)")
         if self.valid - self.pos < _MARGIN and self.base + self.valid < self.source.nbytes:
             self.load(at, _SIZE)
         self.set_safe()

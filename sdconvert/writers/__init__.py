@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from ..errors import ChoiceError
 from ..plan import Plan
 from ..stream import Placed
-from . import safetensors
+from . import safetensors, torch_zip
 
 
 class Layout(Protocol):
@@ -22,11 +22,14 @@ class Layout(Protocol):
 
     @property
     def fixed(self) -> tuple[tuple[int, bytes], ...]:
-        """(place, bytes) of everything that is not a tensor."""
+        """(place, bytes) of what is known before the tensors are."""
 
     @property
     def placed(self) -> tuple[Placed, ...]:
         """The tensors, in the order of their places."""
+
+    def finish(self, crcs: Mapping[int, int]) -> Iterable[tuple[int, bytes]]:
+        """(place, bytes) of the rest; `crcs` are the CRC-32 of the tensors that have a tail, by place."""
 
 
 class Writer(Protocol):
@@ -34,20 +37,27 @@ class Writer(Protocol):
 
     NAME: str
     SUFFIX: str
+    HAS_METADATA: bool
+    """Whether the format has a place for strings beside the tensors."""
 
     def lay_out(self, plan: Plan, metadata: Mapping[str, str]) -> Layout:
         """Where everything goes. UnsupportedError for what the format cannot hold."""
 
 
-WRITERS: Mapping[str, Writer] = MappingProxyType({"safetensors": safetensors})
+WRITERS: Mapping[str, Writer] = MappingProxyType({"safetensors": safetensors, "pt": torch_zip})
+
+
+def named(name: str) -> Writer:
+    """The writer called `name`. ChoiceError when there is none."""
+    if name not in WRITERS:
+        raise ChoiceError(f"there is no output format {name!r}, only {', '.join(WRITERS)}")
+    return WRITERS[name]
 
 
 def for_path(path: Path, name: str | None = None) -> Writer:
     """The writer called `name`, or the one that `path` ends like. ChoiceError when there is none."""
     if name is not None:
-        if name not in WRITERS:
-            raise ChoiceError(f"there is no output format {name!r}, only {', '.join(WRITERS)}")
-        return WRITERS[name]
+        return named(name)
     for writer in WRITERS.values():
         if path.name.endswith(writer.SUFFIX):
             return writer

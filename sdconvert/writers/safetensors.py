@@ -22,6 +22,7 @@ from ..stream import Placed
 
 NAME = "safetensors"
 SUFFIX = ".safetensors"
+HAS_METADATA = True
 _RESERVED = ("format",)
 
 
@@ -32,6 +33,10 @@ class SafetensorsLayout:
     nbytes: int
     fixed: tuple[tuple[int, bytes], ...]
     placed: tuple[Placed, ...]
+
+    def finish(self, crcs: Mapping[int, int]) -> tuple[tuple[int, bytes], ...]:
+        """Nothing: the format has no checksums."""
+        return ()
 
 
 def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
@@ -48,6 +53,10 @@ def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
     )
     aliases = {alias: kept for alias, kept in plan.aliases.items() if alias not in _RESERVED}
     for key in metadata:
+        try:
+            (key + metadata[key]).encode()
+        except UnicodeEncodeError:
+            raise ChoiceError(f"metadata {key!r} is not Unicode text") from None
         if key in _RESERVED:
             raise ChoiceError(f"metadata {key!r} is set by the format itself")
         if key in aliases and metadata[key] != aliases[key]:
@@ -59,6 +68,11 @@ def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
     at, places = 0, []
     for entry in entries:
         end = at + entry.nbytes
+        if entry.dtype.code is None:
+            raise UnsupportedError(
+                f"{entry.name} is {entry.dtype.name}, which safetensors does not have. "
+                f"--exclude {entry.name} leaves it out; a .pt file can hold it"
+            )
         shape = list(entry.tensor.shape)
         if entry.dtype.packed > 1:
             if not shape:

@@ -1,0 +1,181 @@
+"""Compressed ranges as sources: unpacked once, checked, and kept where they can be read at any offset.
+
+What a stream claims to unpack to is a claim. Nothing is allocated for it; bytes are kept as
+they come, up to the announced number, and must then be exactly that many.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from typing import IO
+
+from .errors import UnreadableError
+from .source import SliceSource, Source, read
+
+_IN_MEMORY = 4 << 20
+_STEP = 256 << 10
+
+
+class Scratch:
+    """Where unpacked bytes are kept: in memory while they are few, then in one unnamed temporary file.
+
+    One for each archive, so that a thousand compressed records need neither a thousand files
+    nor four gigabytes. Threads may write to places that they allocated, and read at any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._memory = bytearray()
+        self._file: IO[bytes] | None = None
+        self._end = 0
+
+    def allocate(self, nbytes: int) -> int:
+        """The place of `nbytes` bytes that nobody else writes to."""
+        with self._lock:
+            at, self._end = self._end, self._end + nbytes
+            return at
+
+    def write(self, data: bytes, at: int) -> None:
+        """Keep `data` at `at`. OSError when there is no space for it."""
+        with self._lock:
+            if self._file is None and at + len(data) > _IN_MEMORY:
+                import tempfile  # It brings in half of the standard library, and few files are compressed.
+
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
+                _pwrite(self._file.fileno(), self._memory, 0)
+                self._memory = bytearray()
+            if self._file is None:
+                self._memory.extend(bytes(max(0, at + len(data) - len(self._memory))))
+                self._memory[at : at + len(data)] = data
+                return
+        _pwrite(self._file.fileno(), data, at)
+
+    def readinto(self, at: int, buffer: memoryview) -> None:
+        """Fill `buffer` with what was written at `at`."""
+        with self._lock:
+            if self._file is None:
+                buffer[:] = self._memory[at : at + len(buffer)]
+                return
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._file.fileno(), [buffer[done:]], at + done)
+            if count == 0:
+                raise UnreadableError("its temporary copy is short")
+            done += count
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _pwrite(fd: int, data: bytes | bytearray, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, at)
+        view, at = view[count:], at + count
+
+
+class InflatedSource:
+    """A compressed range, unpacked into `scratch` on first use, because weights are read in an
+    order that has nothing to do with the stream's.
+
+    `wbits` is zlib's: -15 for a raw deflate stream, 31 for gzip. `nbytes` must be what the
+    stream really gives; None lets the stream decide (gzip), up to `most` bytes, and then
+    nothing else may be in `scratch`.
+    """
+
+    def __init__(
+        self,
+        packed: Source,
+        scratch: Scratch,
+        *,
+        wbits: int,
+        nbytes: int | None,
+        most: int,
+        name: str,
+        crc32: int | None = None,
+    ) -> None:
+        self.name, self.packed = name, packed
+        self._scratch, self._wbits, self._crc32 = scratch, wbits, crc32
+        self._at: int | None = None
+        self._lock = threading.Lock()
+        self.nbytes: int = self._unpack(0, most) if nbytes is None else nbytes
+        if nbytes is None:
+            self._at = 0
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        if offset < 0 or offset + len(buffer) > self.nbytes:
+            raise UnreadableError(f"{self.name}: byte {offset + len(buffer)} is beyond its {self.nbytes} bytes")
+        with self._lock:
+            if self._at is None:
+                at = self._scratch.allocate(self.nbytes)
+                count = self._unpack(at, self.nbytes)
+                if count != self.nbytes:
+                    raise UnreadableError(f"{self.name}: unpacks to {count} bytes, {self.nbytes} were announced")
+                self._at = at
+        self._scratch.readinto(self._at + offset, buffer)
+
+    def _unpack(self, at: int, most: int) -> int:
+        """Unpack everything to the place `at`; how many bytes it was."""
+        end = at
+
+        def write(data: bytes) -> None:
+            nonlocal end
+            self._scratch.write(data, end)
+            end += len(data)
+
+        try:
+            crc = inflate(self.packed, self._wbits, most, write, self.name)
+        except OSError as error:
+            raise UnreadableError(f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}") from error
+        if self._crc32 is not None and crc != self._crc32:
+            raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
+        return end - at
+
+
+def credit(source: Source) -> int:
+    """How many bytes of `source` may be turned into objects: all that are really there, but of
+    unpacked ones not many more than were packed, since an object costs more than a byte of a bomb."""
+    if isinstance(source, SliceSource):
+        return credit(source.base)
+    if isinstance(source, InflatedSource):
+        return (4 << 20) + 16 * source.packed.nbytes
+    return source.nbytes
+
+
+def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> int:
+    """Unpack one deflate or gzip stream that must fill `packed`; the CRC-32 of what was written.
+
+    gzip members may follow each other, as ``gzip`` itself allows. UnreadableError when the
+    stream is damaged, has a tail, or gives more than `most` bytes.
+    """
+    engine = zlib.decompressobj(wbits)
+    total = crc = position = 0
+    pending = b""
+    while True:
+        if not pending and position < packed.nbytes:
+            pending = read(packed, position, min(_STEP, packed.nbytes - position))
+            position += len(pending)
+        starved = not pending
+        try:
+            data = engine.decompress(pending, _STEP)
+        except zlib.error as error:
+            raise UnreadableError(f"{name}: its compressed data is damaged: {error}") from error
+        total += len(data)
+        if total > most:
+            raise UnreadableError(f"{name}: unpacks to more than the {most} bytes it may")
+        crc = zlib.crc32(data, crc)
+        write(data)
+        pending = engine.unconsumed_tail
+        if engine.eof:
+            pending = engine.unused_data
+            if not pending and position == packed.nbytes:
+                return crc
+            if wbits < 0 or (pending or read(packed, position, 1))[:1] != b"\x1f":
+                raise UnreadableError(f"{name}: data follows its compressed stream")
+            engine = zlib.decompressobj(wbits)
+        elif starved and not data:
+            raise UnreadableError(f"{name}: its compressed data ends too early")
