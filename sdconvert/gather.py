@@ -106,54 +106,91 @@ def _boxes(shape: tuple[int, ...], low: int, high: int) -> Iterator[tuple[tuple[
 def _move(
     storage: Storage, itemsize: int, source_at: int, out_at: int, dims: list[_Dim], out: memoryview, scratch: memoryview
 ) -> None:
-    """Copy one box, split until what it spans in the source fits the scratch and is worth reading."""
+    """Copy one box from a storage to its places in `out`."""
     if itemsize == 16:  # No memoryview format is that long: two items side by side.
         dims = [(size, 2 * a, 2 * b) for size, a, b in dims] + [(2, 1, 1)]
         itemsize, source_at, out_at = 8, 2 * source_at, 2 * out_at
     target = out.cast(_ITEM[itemsize])  # type: ignore[call-overload]
-    todo = [(source_at, out_at, dims)]
-    while todo:
-        source_at, out_at, dims = todo.pop()
-        span = (1 + sum((size - 1) * stride for size, stride, _ in dims)) * itemsize
-        items = 1
+    _Move(storage, itemsize, target, scratch).box(source_at, out_at, dims)
+
+
+class _Move:
+    """From a storage to strided places of `target`, through a scratch that holds one span at a time."""
+
+    def __init__(self, storage: Storage, itemsize: int, target: memoryview, scratch: memoryview) -> None:
+        self.storage, self.itemsize, self.target = storage, itemsize, target
+        self.scratch = scratch
+        self.items = scratch.cast(_ITEM[itemsize])  # type: ignore[call-overload]
+
+    def box(self, source_at: int, out_at: int, dims: list[_Dim]) -> None:
+        """Copy a box: in one read if what it spans is small or dense enough, else slab by slab of the dimension
+        that reaches farthest, as many slabs to a read as are worth it."""
+        if self.fits(dims):
+            self.read(source_at, _span(dims))
+            self.scatter(out_at, dims, _places(dims))
+            return
+        pick = max(range(len(dims)), key=lambda i: (dims[i][0] - 1) * dims[i][1])
+        size, stride, at_stride = dims[pick]
+        inner = dims[:pick] + dims[pick + 1 :]
+        if not self.fits(inner):
+            for i in range(size):
+                self.box(source_at + i * stride, out_at + i * at_stride, inner)
+            return
+        group = 1
+        while group < size and self.fits([*inner, (2 * group, stride, at_stride)]):
+            group *= 2
+        for first in range(0, size, group):
+            count = min(group, size - first)
+            if first == 0 or count != group:
+                slab = inner if count == 1 else [*inner, (count, stride, at_stride)]
+                span, places = _span(slab), _places(slab)
+            self.read(source_at + first * stride, span)
+            self.scatter(out_at + first * at_stride, slab, places)
+
+    def fits(self, dims: list[_Dim]) -> bool:
+        """Whether a box is read at once: it spans little, or little more than is wanted, and takes few slices."""
+        nbytes, wanted, longest = _span(dims) * self.itemsize, self.itemsize, 1
         for size, _, _ in dims:
-            items *= size
-        longest = max((size for size, _, _ in dims), default=1)
-        wide = span > SCRATCH or span > max(_SMALL, 4 * items * itemsize)
-        if wide or items > _SLICES * longest:
-            # Halve what spans the most, or, when only the slices are too many, the longest dimension.
-            pick = max(range(len(dims)), key=lambda i: (dims[i][0] - 1) * dims[i][1] if wide else dims[i][0])
-            size, stride, at_stride = dims[pick]
-            half = size // 2
-            first, rest = list(dims), list(dims)
-            first[pick], rest[pick] = (half, stride, at_stride), (size - half, stride, at_stride)
-            todo.append((source_at + half * stride, out_at + half * at_stride, rest))
-            todo.append((source_at, out_at, first))
-            continue
-        part = scratch[:span]
-        storage.source.readinto(storage.offset + source_at * itemsize, part)
-        _scatter(part.cast(_ITEM[itemsize]), target, out_at, dims)  # type: ignore[call-overload]
+            wanted *= size
+            longest = max(longest, size)
+        return nbytes <= min(SCRATCH, max(_SMALL, 4 * wanted)) and wanted <= _SLICES * self.itemsize * longest
+
+    def read(self, source_at: int, items: int) -> None:
+        begin = self.storage.offset + source_at * self.itemsize
+        self.storage.source.readinto(begin, self.scratch[: items * self.itemsize])
+
+    def scatter(self, out_at: int, dims: list[_Dim], places: list[tuple[int, int]]) -> None:
+        """Copy from the scratch to the target along the longest dimension, from and to each of `places`."""
+        source, target = self.items, self.target
+        if not dims:
+            target[out_at] = source[0]
+            return
+        count, step, at_step = max(dims)
+        reach, at_reach = (count - 1) * step + 1, (count - 1) * at_step + 1
+        if step == 0:
+            for a, b in places:
+                one = bytes(source[a : a + 1])
+                repeated = memoryview(one * count).cast(_ITEM[self.itemsize])  # type: ignore[call-overload]
+                target[out_at + b : out_at + b + at_reach : at_step] = repeated
+            return
+        for a, b in places:
+            target[out_at + b : out_at + b + at_reach : at_step] = source[a : a + reach : step]
 
 
-def _scatter(source: memoryview, target: memoryview, out_at: int, dims: list[_Dim]) -> None:
-    """Copy a box that lies in memory: `source[...strides]` to `target[out_at + ...strides]`."""
-    if not dims:
-        target[out_at] = source[0]
-        return
-    along = max(range(len(dims)), key=lambda i: dims[i][0])
-    count, step, at_step = dims[along]
-    places = [(0, out_at)]
-    for number, (size, stride, at_stride) in enumerate(dims):
-        if number != along:
+def _span(dims: list[_Dim]) -> int:
+    """Items from the first to the last that a box touches in the source."""
+    return 1 + sum([(size - 1) * stride for size, stride, _ in dims])
+
+
+def _places(dims: list[_Dim]) -> list[tuple[int, int]]:
+    """Where the slices of a box along its longest dimension begin: in the source, and in the output."""
+    places = [(0, 0)]
+    if dims:
+        rest = list(dims)
+        rest.remove(max(dims))
+        for size, stride, at_stride in rest:
             places = [(a + i * stride, b + i * at_stride) for a, b in places for i in range(size)]
-    reach, at_reach = (count - 1) * step + 1, (count - 1) * at_step + 1
-    if step == 0:
-        for a, b in places:
-            repeated = memoryview(bytes(source[a : a + 1]) * count).cast(source.format)  # type: ignore[call-overload]
-            target[b : b + at_reach : at_step] = repeated
-    else:
-        for a, b in places:
-            target[b : b + at_reach : at_step] = source[a : a + reach : step]
+    return places
 
 
 def _swap(out: memoryview, unit: int) -> None:

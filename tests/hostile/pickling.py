@@ -134,3 +134,8 @@ def module(
 
 def frame(body: bytes, claim: int | None = None) -> bytes:
     return b"\x95" + struct.pack("<Q", len(body) if claim is None else claim) + body
+
+
+def torch_names() -> tuple[str, ...]:
+    """Names that look like code and are only names."""
+    return ("os.system", "__reduce__", "__class__.__init__", "builtins.eval", "{0.__globals__}", "%s%n", "$(touch PWNED)")

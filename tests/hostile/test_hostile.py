@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def test_case(case: Case, server: Server, tmp_path: Path) -> None:
     try:
         assert not complaints(case, outcome, tmp_path)
     finally:
-        (tmp_path / "work" / case.file).unlink()
+        shutil.rmtree(tmp_path / "work")
 
 
 def test_there_are_enough_cases() -> None:
