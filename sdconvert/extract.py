@@ -18,7 +18,7 @@ from .search import WRAPPED, Census, Found, children, find, is_complete, is_trai
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
-_COUNTED = 1_000_000  # Tensors that are counted for messages; beyond that they are many.
+_COUNTED = 300_000  # Tensors that are counted for messages; beyond that they are many.
 
 
 def extract(
@@ -80,7 +80,7 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
             names = extraction.names(raw[0])
             if all(extraction.names(one) - {"n_averaged"} == names for one in averaged):
                 return raw[0], averaged
-        options = extraction.candidates()
+        options = extraction.candidates(found)
         listed = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
         more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
         raise ChoiceError(f"it holds several state dicts. Choose one with {listed}{more}", options)
@@ -150,11 +150,12 @@ class _Extraction:
         # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack.
         self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self, found: list[Found] | None = None) -> list[Candidate]:
+        """What there is to choose from; `found` if it is known already."""
         listed: list[Candidate] = []
         left = _COUNTED  # Candidates may share what is in them.
-        for found in find(self.checkpoint.root, self.census)[:_LISTED]:
-            listed.append(self.candidate(found))
+        for one in (find(self.checkpoint.root, self.census) if found is None else found)[:_LISTED]:
+            listed.append(self.candidate(one))
             left -= listed[-1].tensors
             if left < 0:
                 break
@@ -178,7 +179,7 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience, spelled = self.most + 16 * self.census.containers, 0
+        patience, spelled = self.census.patience, 0
         while True:
             for name, node in below:
                 if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
@@ -200,8 +201,9 @@ class _Extraction:
                     prefix = f"{prefix}{name}." if len(walking) > 1 else ""
                     if len(prefix) > self.limits.name_bytes:
                         raise UnreadableError(f"a name begins with {len(prefix)} characters. The file is hostile")
-                    below = self._wanted(node, found)
-                    patience -= 1  # A container may have 2**60 paths to it, and no tensor that is wanted.
+                    wanted = list(self._wanted(node, found))
+                    below = iter(wanted)
+                    patience -= 1 + len(wanted)  # A container may have 2**60 paths to it, and nothing that is wanted.
                     break
             else:
                 if not walking:
@@ -238,7 +240,7 @@ class _Extraction:
                 yield Skipped(prefix + name, "training state")
             elif self.whole.holds(child):
                 count = sum(1 for _ in islice(_tensors_below(child), max(left, 0)))
-                left -= 5_000 + count  # Those beside each other may share what is in them.
+                left -= 20_000 + count  # Those beside each other may share what is in them.
                 what = f"{count} tensor{'s' * (count != 1)}" if left > 0 else "tensors"
                 yield Skipped(prefix + name, f"outside of the state dict ({what})")
             else:

@@ -17,6 +17,7 @@ from .tensor import Piece, Storage, TensorRef, numel
 
 SCRATCH = 1 << 20  # Bytes of scratch that `fill` wants.
 _SMALL = 1 << 14  # A span of this many bytes is read whole, however little of it is wanted.
+_FEW = 16  # Bytes; reads of less than that are no way to move a large tensor.
 _SLICES = 1 << 16  # Slice assignments per box.
 _ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}  # memoryview's formats by bytes; only moved, never read as numbers.
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
@@ -56,6 +57,20 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
     if tensor.neg:
         _negate(out, tensor.dtype)
     return False
+
+
+def reads(tensor: TensorRef) -> int:
+    """About how many single reads of a few bytes gathering a tensor takes; 0 when they are longer, or few."""
+    if tensor.is_plain or max(piece.storage.nbytes for piece in tensor.pieces) <= SCRATCH:
+        return 0
+    count, itemsize = 0, tensor.dtype.itemsize
+    for piece in tensor.pieces:
+        dims = [(stride, size) for size, stride in zip(piece.shape, piece.strides, strict=True) if size > 1 and stride]
+        stride, size = min(dims, default=(1, 1))
+        together = min(size, max(1, _SMALL // (stride * itemsize)))
+        if together * itemsize < _FEW:
+            count += numel(piece.shape) // together
+    return count
 
 
 def _rank(piece: Piece, position: int) -> int:

@@ -142,7 +142,7 @@ def credit(source: Source) -> int:
     if isinstance(source, SliceSource):
         return credit(source.base)
     if isinstance(source, InflatedSource):
-        return (4 << 20) + 16 * source.packed.nbytes
+        return (2 << 20) + 12 * source.packed.nbytes
     return source.nbytes
 
 

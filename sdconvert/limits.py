@@ -48,6 +48,10 @@ class Limits:
     header_bytes: int = 100_000_000
     """A safetensors header; the reference reader's own cap."""
 
+    scattered_reads: int = 2_000_000
+    """Reads of less than 16 bytes that one tensor may take. Its strides can spread single elements over
+    a whole file; a transposed matrix is gathered in longer runs and does not count."""
+
     expansion: int = 16
     """Output bytes over the bytes of the storages they come from. Views that repeat elements
     (``expand``) or share them grow on the way out; 16 times is more than models do."""

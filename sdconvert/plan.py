@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .checkpoint import StateDict
 from .dtypes import DType
 from .errors import UnreadableError
+from .gather import reads
 from .limits import DEFAULT_LIMITS, Limits
 from .tensor import Storage, TensorRef
 
@@ -97,6 +98,12 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
         if name not in aliases
     )
     plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
+    for entry in entries:
+        if (scattered := reads(entry.tensor)) > limits.scattered_reads:
+            raise UnreadableError(
+                f"{entry.name}: its elements lie apart from each other, in {scattered} places of its storage. "
+                f"The file is hostile, or Limits.scattered_reads is too low; --exclude {entry.name} leaves it out"
+            )
     held = sum(storage.nbytes for storage in by_storage)
     most = limits.expansion * held + limits.expansion_slack
     if plan.nbytes > most:

@@ -108,11 +108,24 @@ def name_of(key: Value) -> str:
     return f"<{type(key).__name__}>"
 
 
+def _parts(node: Value) -> Iterator[Value]:
+    """What lies directly in a node, without names; the attributes of an object are a part of their own."""
+    if type(node) is Dict:
+        yield from (value for _, value in node.pairs)
+    elif type(node) is list:
+        yield from node
+    elif type(node) is Object:
+        yield node.state
+        yield from (value for _, value in node.pairs)
+        yield from node.items
+        yield from node.args
+
+
 class Census:
     """Which containers of a tree have tensors somewhere below them, and how many tensors there are.
 
     numpy arrays count as tensors only where there is no torch tensor at all: in a training
-    checkpoint they are random states and statistics.
+    checkpoint they are random states and statistics. `size` counts all values in all containers.
     """
 
     def __init__(self, root: Value) -> None:
@@ -123,9 +136,11 @@ class Census:
         if type(root) in (TensorRef, LostTensor):
             (numpy if type(root) is TensorRef and root.array else torch)[0].add(id(root))
         todo, seen = [root], {id(root)}
+        self.size = 0
         while todo:
             node = todo.pop()
-            for _, child in children(node):
+            for child in _parts(node):
+                self.size += 1
                 kind = type(child)
                 if kind is TensorRef or kind is LostTensor:
                     tensors, holders = numpy if kind is TensorRef and child.array else torch
@@ -137,7 +152,6 @@ class Census:
                         seen.add(id(child))
                         todo.append(child)
         self.arrays = not torch[0]
-        self.containers = len(seen)
         tensors, self._holds = numpy if self.arrays else torch
         self.tensors = len(tensors)
         spread = list(self._holds)
@@ -146,6 +160,11 @@ class Census:
                 if owner not in self._holds:
                     self._holds.add(owner)
                     spread.append(owner)
+
+    @property
+    def patience(self) -> int:
+        """Values that a walk along all paths may look at: shared parts a few times each, not 2**60 times."""
+        return 10_000 + 16 * self.size
 
     def is_tensor(self, node: Value) -> bool:
         """Whether `node` is itself something that belongs in a state dict."""
@@ -197,12 +216,12 @@ def find(root: Value, census: Census) -> list[Found]:
 
 
 class _Search:
-    """One walk over the containers that hold tensors. `left` is how many more it looks at: a container
+    """One walk over the containers that hold tensors. `left` is how many more values it looks at: a container
     may be shared, but is not looked at once for each of 2**60 paths to it."""
 
     def __init__(self, census: Census) -> None:
         self.census = census
-        self.left = 10_000 + 16 * census.containers
+        self.left = census.patience
 
     def below(self, node: Value, path: Path, above: frozenset[int]) -> list[Found]:
         """The candidates at and below `node`; `above` are the containers on the way to it."""
@@ -212,13 +231,14 @@ class _Search:
             return [Found(path, node, COMPLETE)]
         if len(above) > _DEPTH or id(node) in above:
             return []
-        self.left -= 1
+        inside = list(children(node))
+        self.left -= 1 + len(inside)
         if self.left < 0:
             raise UnreadableError("it is shared beyond reason inside itself. It is hostile; --key may reach a part")
         above |= {id(node)}
         found: list[Found] = []
         direct = False
-        for name, child in children(node):
+        for name, child in inside:
             if self.census.is_tensor(child):
                 direct = True
             elif self.census.holds(child) and not is_training_state(name, child):

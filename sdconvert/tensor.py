@@ -112,6 +112,15 @@ def check_numbers(numbers: tuple[object, ...], dimensions: int) -> None:
         )
 
 
+def end_of(tensor: TensorRef) -> int:
+    """The byte of its storage just after the last one that a tensor of one piece touches; 0 for an empty one."""
+    piece = tensor.pieces[0]
+    if not tensor.numel:
+        return 0
+    last = piece.offset + sum([(size - 1) * stride for size, stride in zip(piece.shape, piece.strides, strict=True)])
+    return (last + 1) * tensor.dtype.itemsize
+
+
 def numel(shape: Shape) -> int:
     """The number of elements of a row-major box of `shape`; 1 for a scalar."""
     return prod(shape)

@@ -259,6 +259,11 @@ class _LocalHeaders:
             raise self.differing(entry, "compression")
         if flags & _ENCRYPTED or (flags ^ entry.flags) & _DESCRIPTOR:
             raise self.differing(entry, "flags")
+        at = name_size
+        while at + 4 <= len(rest):  # torch pads with one such field, named FB.
+            at += 4 + rest[at + 2] + 256 * rest[at + 3]
+            if at > len(rest):
+                raise self.differing(entry, "the length of an extra field")
         offset = entry.header + _LOCAL.size + name_size + extra_size
         end = offset + entry.packed
         said: tuple[int, ...] = (nbytes, packed)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ..checkpoint import Dict, Global, LostTensor, Object, Value
 from ..errors import UnreadableError
 
+_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 # Hooks on the state dict that do not change names or values.
 _HARMLESS_HOOKS = frozenset(
     {
@@ -111,6 +112,8 @@ def _own(
     parameters, buffers, children = state.get("_parameters"), state.get("_buffers"), state.get("_modules")
     hidden = state.get("_non_persistent_buffers_set")
     found.looked_at += sum(len(part.pairs) for part in (parameters, buffers, children) if type(part) is Dict)
+    hooks = [state.get(kind) for kind in _HOOKS]
+    found.looked_at += sum(len(part.pairs) for part in hooks if type(part) is Dict)
     found.looked_at += len(hidden) if type(hidden) is list else 0
     hidden = _strings(hidden)
     found.entries += ((prefix + name, value) for name, value in _named(parameters) if value is not None)
@@ -149,7 +152,7 @@ def _strings(value: Value) -> frozenset[str]:
 
 def _oddities(module: Object, state: Dict, overrides: Mapping[str, str]) -> Iterator[str]:
     """Why this module's state dict may not be its parameters and buffers."""
-    for kind in ("_state_dict_hooks", "_state_dict_pre_hooks"):
+    for kind in _HOOKS:
         hooks = state.get(kind)
         for _, hook in hooks.pairs if type(hooks) is Dict else ():
             name = hook.full if type(hook) is Global else hook.type_name if type(hook) is Object else "a hook"

@@ -227,6 +227,16 @@ def _dict(m: Machine) -> None:
     m.put_pairs(flat)
 
 
+def _list(m: Machine) -> None:
+    items = m.pop_mark()  # First: it replaces the stack.
+    m.stack.append(items)
+
+
+def _frozenset(m: Machine) -> None:
+    items = m.pop_mark()
+    m.stack.append(Bag(items))
+
+
 def _pop(m: Machine) -> None:
     if m.stack:
         m.stack.pop()
@@ -293,8 +303,8 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"s": _setitem,
         b"u": lambda m: m.put_pairs(m.pop_mark()),
         b"d": _dict,
-        b"l": lambda m: m.stack.append(m.pop_mark()),
-        b"\x91": lambda m: m.stack.append(Bag(m.pop_mark())),
+        b"l": _list,
+        b"\x91": _frozenset,
         b"\x87": _tuple3,
         b"p": _put,
         b"g": lambda m: m.stack.append(m.memo[_index(m)]),

@@ -13,7 +13,7 @@ from ..checkpoint import Dict, LostTensor, Object, TensorRef, TypedStorage, Valu
 from ..dtypes import BY_NAME, DType
 from ..errors import UnreadableError
 from ..source import MemorySource, Source
-from ..tensor import Storage, strided
+from ..tensor import Storage, end_of, strided
 from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
@@ -240,6 +240,8 @@ def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
             if type(value) is not bool:
                 raise UnreadableError(f"a tensor's metadata {key} is not a bool. The file is damaged")
             found[key] = value
+        elif value is not False:
+            raise UnreadableError("a tensor's metadata says something that this reader does not know")
     if found["neg"] and dtype.kind not in "fciu":
         raise UnreadableError(f"a {dtype.name} tensor is marked as negative, which it cannot be. The file is damaged")
     return found["conj"], found["neg"]
@@ -259,4 +261,8 @@ def view(typed: TypedStorage, dtype: DType, offset: Node, size: Node, stride: No
         size = dims(size)
     if type(stride) is not tuple:
         stride = dims(stride)
-    return strided(dtype, size, storage, offset, stride, conj, neg)
+    tensor = strided(dtype, size, storage, offset, stride, conj, neg)
+    end = start + typed.numel * (1 if typed.dtype is None else typed.dtype.itemsize)
+    if end < storage.nbytes and end_of(tensor) > end:
+        raise UnreadableError(f"a tensor reaches out of its part of storage {storage.name}. The file is damaged")
+    return tensor

@@ -146,7 +146,8 @@ class TorchZipLayout:
         records' names and 20 made of their checksums, so it depends on the content alone.
         """
         *before, version, identity = self.records
-        checksums = [{**self.known, **crcs}.get(record.payload, 0) for record in before] + [zlib.crc32(_VERSION)]
+        by_place = {**self.known, **crcs}
+        checksums = [by_place.get(record.payload, 0) for record in before] + [zlib.crc32(_VERSION)]
         names = zlib.crc32(b"".join(record.name for record in (*before, version)))
         digits = b"%020d%020d" % (names, zlib.crc32(struct.pack(f"<{len(checksums)}I", *checksums)))
         checksums.append(zlib.crc32(digits))

@@ -55,8 +55,7 @@ class Server:
         assert self.process.stdout is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
         answer = json.loads(self.process.stdout.readline())
-        # A file that was written by a bomb is read no further than is needed to see that it is one.
-        said = {name: (logs / name).open("rb").read(1 << 20).decode("utf-8", "replace") for name in ("stdout", "stderr")}
+        said = {name: _beginning(logs / name) for name in ("stdout", "stderr")}
         left = tuple(sorted(path.name for path in work.iterdir() if path.name not in (case.file, OUTPUT)))
         return Outcome(**answer, **said, left=left)
 
@@ -66,6 +65,12 @@ class Server:
         self.process.stdin.close()
         self.process.wait(10)
         self.process.stdout.close()
+
+
+def _beginning(path: Path) -> str:
+    """What a bomb printed, no further than is needed to see that it is one."""
+    with path.open("rb") as file:
+        return file.read(1 << 20).decode("utf-8", "replace")
 
 
 def complaints(case: Case, outcome: Outcome, directory: Path) -> list[str]:
