@@ -26,6 +26,7 @@ from .tensor import Storage
 _Item = TypeVar("_Item")
 
 CHUNK = 4 << 20
+_TILE = 16 << 20  # Gathered tensors are cut into larger units: the rows of a transposed matrix are its short runs.
 _ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
 
 Progress = Callable[[int], None]
@@ -82,8 +83,17 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
     """
     copied = Copied([], {}, {})
     units = _units(placed)
+    tile, turn = bytearray(), threading.Lock()
 
     def work(unit: tuple[int, list[_Part]], buffer: memoryview, scratch: memoryview) -> int:
+        nonlocal tile
+        if sum(part.elements * part.entry.dtype.itemsize for part in unit[1]) <= CHUNK:
+            return move(unit, buffer, scratch)
+        with turn:  # One buffer of that size for all threads.
+            tile = tile or bytearray(_TILE)
+            return move(unit, memoryview(tile), scratch)
+
+    def move(unit: tuple[int, list[_Part]], buffer: memoryview, scratch: memoryview) -> int:
         at, parts = unit
         end = 0
         for entry, start, elements, framed in parts:
@@ -171,8 +181,9 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
             continue
         itemsize = entry.dtype.itemsize
         start, left = 0, entry.nbytes // itemsize
+        room = CHUNK if entry.tensor.is_plain else _TILE
         while left:
-            count = min(left, (CHUNK - size) // itemsize)
+            count = max(0, min(left, (room - size) // itemsize))
             if count:
                 parts.append(_Part(entry, start, count))
                 start, left, size = start + count, left - count, size + count * itemsize
