@@ -33,7 +33,9 @@ def sniff(head: bytes, source: Source) -> bool:
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     header, start = _header(source, limits)
-    metadata = header.pop("__metadata__", {}) or {}
+    metadata = header.pop("__metadata__", None)
+    if metadata is None:
+        metadata = {}
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise UnreadableError("header: __metadata__ does not map names to strings. The file is damaged")
     try:

@@ -40,7 +40,10 @@ def read_members(source: Source) -> dict[str, Source]:
         size = _octal(block[124:136], at)
         kind = block[156:157]
         if kind in (b"x", b"g", b"L", b"K"):
-            about |= _about_next(source, at + _BLOCK, size, kind)
+            said = _about_next(source, at + _BLOCK, size, kind)
+            if kind == b"g" and said:
+                raise UnreadableError("a pax header names all files of its tar archive. Readers differ in obeying it")
+            about |= said
             at += _BLOCK + -(-size // _BLOCK) * _BLOCK
             continue
         name = _name(block, about)
@@ -82,7 +85,7 @@ def _about_next(source: Source, at: int, size: int, kind: bytes) -> dict[str, st
     if kind == b"L":
         return {"path": data.rstrip(b"\0").decode("utf-8", "replace")}
     found: dict[str, str] = {}
-    while kind == b"x" and data.strip(b"\0"):  # Records of the form "LENGTH KEY=VALUE\n".
+    while kind in (b"x", b"g") and data.strip(b"\0"):  # Records of the form "LENGTH KEY=VALUE\n".
         digits, _, _ = data[:20].partition(b" ")
         if not digits.isdigit() or not len(digits) + 1 < int(digits) <= len(data):
             raise UnreadableError(f"its pax header at byte {at} is damaged")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..checkpoint import Checkpoint, Dict, Object, Value
 from ..errors import UnreadableError, UnsupportedError, within
+from ..inflated import credit
 from ..limits import Limits
 from ..source import read as read_bytes
 from .protocol import Nested
@@ -26,7 +27,8 @@ NAME = "torchscript"
 
 _CLASS = re.compile(r"^class (\w+)\((\w+)\):$", re.MULTILINE)
 _LIST = re.compile(r"^  (__parameters__|__buffers__) = \[(.*?)\]$", re.MULTILINE)
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_STRING = re.compile(r'"([^"\\]*)"')  # An attribute's name needs no escapes.
+_PATIENCE = 5_000_000
 _MOST = 64 << 20  # Bytes of source for one class; generated code of large models has a few MB.
 
 
@@ -77,13 +79,13 @@ class _Classes:
     def parse(self, record: str) -> dict[str, _Class]:
         with within(record):
             storage = self.directory.storage(record)
-            if storage.nbytes > _MOST:
+            if storage.nbytes > min(_MOST, credit(storage.source)):
                 raise UnreadableError(f"{storage.nbytes} bytes of source are too many for a model")
             text = read_bytes(storage.source, storage.offset, storage.nbytes).decode("utf-8", "replace")
         found: dict[str, _Class] = {}
         starts = [*_CLASS.finditer(text)]
         ends = [start.start() for start in starts[1:]] + [len(text)]
-        for start, end in zip(starts, ends, strict=True):
+        for start, end in zip(starts, ends, strict=False):  # No class at all leaves one end over.
             lists = {match[1]: tuple(_STRING.findall(match[2])) for match in _LIST.finditer(text, start.end(), end)}
             found[start[1]] = _Class(
                 start[2] == "Module", lists.get("__parameters__", ()), lists.get("__buffers__", ())
@@ -112,9 +114,13 @@ def _as_modules(root: Value, classes: _Classes) -> Value:
         return made[id(value)]
 
     result = convert(root)
+    left = _PATIENCE  # Instances may share their attributes and their class.
     while todo:
         value, module, known = todo.pop()
-        own = {name: attribute for name, attribute in value.state.pairs if type(name) is str}
+        own = value.state.by_name()
+        left -= len(own) + len(known.parameters) + len(known.buffers)
+        if left < 0:
+            raise UnreadableError(f"its modules have more than {_PATIENCE} attributes. The file is hostile")
         children = []
         for name, child in own.items():
             converted = convert(child)

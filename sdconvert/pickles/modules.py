@@ -136,14 +136,18 @@ def _named(mapping: Value) -> list[tuple[str, Value]]:
     """The items of a mapping of a module, as a dict would give them: of equal names the last value, the first place."""
     if type(mapping) is not Dict:
         return []
-    result: dict[str, Value] = {}
+    if all(type(name) is str for name, _ in mapping.pairs):
+        return list(dict(mapping.pairs).items())
+    result: dict[str | bytes, Value] = {}
     for name, value in mapping.pairs:
-        if type(name) is bytes:  # Not ASCII, and not from today's Python.
-            name = name.decode("latin-1")
-        if type(name) is not str:
+        if type(name) not in (str, bytes):
             raise UnreadableError("a module's weights are named by something that is not a string. The file is damaged")
         result[name] = value
-    return list(result.items())
+    # Bytes are what Python 2 called a string; they are not ASCII, or they would have been read as one.
+    named = [(name.decode("latin-1") if isinstance(name, bytes) else name, value) for name, value in result.items()]
+    if len({name for name, _ in named}) != len(named):
+        raise UnreadableError("two of a module's weights would have one name. The file is damaged or hostile")
+    return named
 
 
 def _strings(value: Value) -> frozenset[str]:

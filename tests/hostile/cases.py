@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bombs, containers, execution, indexes, malformed, naming, safetensors_files, shares, storages, zip_lies
+from . import bombs, containers, execution, indexes, malformed, naming, safetensors_files, scripts, shares, storages, zip_lies
 from .case import Case
 
 CLASSES: dict[str, tuple[Case, ...]] = {
@@ -11,7 +11,7 @@ CLASSES: dict[str, tuple[Case, ...]] = {
     "malformed pickles": tuple(malformed.CASES),
     "storage lies": tuple(storages.CASES),
     "zip lies": tuple(zip_lies.CASES),
-    "wrong containers": tuple(containers.CASES),
+    "wrong containers": (*containers.CASES, *scripts.CASES),
     "safetensors input": tuple(safetensors_files.CASES),
     "index files": tuple(indexes.CASES),
     "names": tuple(naming.CASES),
