@@ -79,22 +79,29 @@ class NewFile:
 
     def publish(self) -> None:
         """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
-        if self.temporary is None:
-            nameless = f"/proc/self/fd/{self.fd}"
-            if not self.overwrite:
-                # With src_dir_fd, Python calls linkat(AT_SYMLINK_FOLLOW), which /proc's links need.
-                os.link(nameless, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-                os.fsync(self.directory)
-                return
+        if self.temporary is None and self.overwrite:
             hidden = self._hidden_name()
-            os.link(nameless, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            self._link(f"/proc/self/fd/{self.fd}", hidden)
             self.temporary = hidden
         if self.overwrite:
+            assert self.temporary is not None
             os.rename(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             self.temporary = None
         else:
-            os.link(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-        os.fsync(self.directory)
+            self._link(self.temporary or f"/proc/self/fd/{self.fd}", self.path.name)
+        try:
+            os.fsync(self.directory)
+        except OSError as error:
+            if not self.overwrite:
+                self.withdraw()
+                raise
+            raise OutputError(
+                f"{self.path}: was replaced and is whole, but its directory could not be synced: {error.strerror}"
+            ) from error
+
+    def _link(self, source: str, name: str) -> None:
+        # With src_dir_fd, Python calls linkat(AT_SYMLINK_FOLLOW), which the links in /proc need.
+        os.link(source, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def withdraw(self) -> None:
         """Take the name back after `publish`; what an overwritten file held is gone all the same."""
@@ -105,10 +112,13 @@ class NewFile:
         """Let go; what was not published is gone."""
         with suppress(OSError):
             os.close(self.fd)
-        if self.temporary is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(self.temporary, dir_fd=self.directory)
-        os.close(self.directory)
+        for _ in range(2):  # A disk in trouble may let go at the second try; a third would not be better.
+            if self.temporary is not None:
+                with suppress(OSError):
+                    os.unlink(self.temporary, dir_fd=self.directory)
+                    self.temporary = None
+        with suppress(OSError):
+            os.close(self.directory)
 
 
 @contextmanager

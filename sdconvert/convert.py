@@ -77,7 +77,7 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
     UnreadableError or UnsupportedError says what the file is instead, and what to do.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long.
         with within(str(path)):
             raise named_directory(path)
     file = FileSource(path)

@@ -28,7 +28,7 @@ NAME = "torchscript"
 _CLASS = re.compile(r"^class (\w+)\((\w+)\):$", re.MULTILINE)
 _LIST = re.compile(r"^  (__parameters__|__buffers__) = \[(.*?)\]$", re.MULTILINE)
 _STRING = re.compile(r'"([^"\\]*)"')  # An attribute's name needs no escapes.
-_PATIENCE = 5_000_000
+_PATIENCE = 2_000_000
 _MOST = 64 << 20  # Bytes of source for one class; generated code of large models has a few MB.
 
 

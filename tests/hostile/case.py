@@ -40,7 +40,9 @@ def rejects(group: str, builds: Mapping[str, Build], *, file: str = "model.pt", 
     return [Case(f"{group}-{name}", build, REJECT, file=file, says=says) for name, build in builds.items()]
 
 
-def either(group: str, builds: Mapping[str, Build], *, file: str = "model.pt", args: tuple[str, ...] = ()) -> list[Case]:
+def either(
+    group: str, builds: Mapping[str, Build], *, file: str = "model.pt", args: tuple[str, ...] = ()
+) -> list[Case]:
     """Cases that may be refused or converted, but not crash or cost too much."""
     return [Case(f"{group}-{name}", build, EITHER, file=file, args=args) for name, build in builds.items()]
 

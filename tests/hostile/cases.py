@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import bombs, containers, execution, indexes, malformed, naming, safetensors_files, scripts, shares, storages, zip_lies
+from . import (
+    bombs,
+    containers,
+    execution,
+    indexes,
+    malformed,
+    naming,
+    safetensors_files,
+    scripts,
+    shares,
+    storages,
+    zip_lies,
+)
 from .case import Case
 
 CLASSES: dict[str, tuple[Case, ...]] = {

@@ -9,9 +9,36 @@ from __future__ import annotations
 from .case import Case, Tensor, converts, either, rejects
 from .legacy import ONE, old_storage, old_tar, stream
 from .pickling import (
-    BUILD, CODE, COMMAND, EMPTY, MARK, NONE, POP, POP_MARK, REDUCE, blob, call, dict_of, frame, get, integer, list_of,
-    literal, module, name, new, persistent, pickled, put, short_text, storage, tensor, text, torch_names, tuple_of,
-)  # fmt: skip
+    BUILD,
+    CODE,
+    COMMAND,
+    EMPTY,
+    MARK,
+    NONE,
+    POP,
+    POP_MARK,
+    REDUCE,
+    blob,
+    call,
+    dict_of,
+    frame,
+    get,
+    integer,
+    list_of,
+    literal,
+    module,
+    name,
+    new,
+    persistent,
+    pickled,
+    put,
+    short_text,
+    storage,
+    tensor,
+    text,
+    torch_names,
+    tuple_of,
+)
 from .zips import FLOATS, Archive, Member, members, torch_zip
 
 W: dict[str, Tensor] = {"w": ("F32", (4,), FLOATS)}
@@ -92,8 +119,17 @@ _OPCODES = {
     "newobj-ex": name("os.system") + tuple_of(COMMAND) + dict_of(("a", 1)) + b"\x92",
     "build-setstate": new("a.B") + dict_of(("__setstate__", name("os.system"))) + BUILD + text(COMMAND) + BUILD,
     "build-slots": new("a.B") + tuple_of(NONE, dict_of(("system", name("os.system")))) + BUILD,
-    "name-from-memo": short_text("os") + put(1) + POP + short_text("system") + put(2) + POP + get(1) + get(2)
-    + b"\x93" + tuple_of(COMMAND) + REDUCE,
+    "name-from-memo": short_text("os")
+    + put(1)
+    + POP
+    + short_text("system")
+    + put(2)
+    + POP
+    + get(1)
+    + get(2)
+    + b"\x93"
+    + tuple_of(COMMAND)
+    + REDUCE,
     "name-from-string": b"S'os'\nS'system'\n\x93" + tuple_of(COMMAND) + REDUCE,
     "name-dotted": short_text("pathlib") + short_text("os.system") + b"\x93" + tuple_of(COMMAND) + REDUCE,
     "name-spaces": b"cos \nsystem\n" + tuple_of(COMMAND) + REDUCE,
@@ -108,7 +144,7 @@ _OPCODES = {
     "deep-in-list": list_of(list_of(list_of(EVIL))),
     "build-state": new("a.B") + dict_of(("x", EVIL)) + BUILD,
     "dup": EVIL + b"2" + b"\x86",
-}  # fmt: skip
+}
 _SLOTS = {
     "grad": in_tensor(grad=EVIL),
     "hooks": in_tensor(hooks=EVIL),
@@ -155,66 +191,89 @@ CASES: list[Case] = [
     *converts("exec-named", {"os.system": lambda: beside(EVIL)}, W, says="os.system (!)"),
     *converts("exec-named-popped", {"os.system": lambda: beside(EVIL + POP + NONE)}, W, says="os.system"),
     *converts("exec-named-dotted", {"pathlib": lambda: beside(_OPCODES["name-dotted"])}, W, says="pathlib.os.system"),
-    *converts("exec-nested", {
-        "object-array": lambda: beside(_OBJECTS),
-        "legacy-source": lambda: stream(dict_of(("w", tensor(of=old_storage())), ("c", _SOURCE))),
-        "legacy-beside": lambda: stream(dict_of(("w", tensor(of=old_storage())), ("c", EVIL))),
-        "tar-beside": lambda: old_tar(root=pickled(dict_of(("w", integer(2) + b"Q"), ("x", EVIL)))),
-    }, W),
-    Case("exec-storage-is-pickle", lambda: torch_zip(
-        dict_of(("w", tensor((len(pickled(EVIL)),), kind="torch.ByteStorage", numel=len(pickled(EVIL))))),
-        storages={"0": pickled(EVIL)},
-    ), "convert", {"w": ("U8", (len(pickled(EVIL)),), pickled(EVIL))}),
-    *rejects("exec-refused", {
-        "no-tensors": lambda: torch_zip(EVIL),
-        "bare": lambda: pickled(EVIL),
-        "bare-protocol-0": lambda: pickled(b"cos\nsystem\n(S'touch PWNED'\ntR", proto=None),
-        "broken-tail": lambda: pickled(EVIL)[:-1],
-        "second-after-stop": lambda: Archive(members(pickled(dict_of(("w", T))) + pickled(EVIL))).build(),
-        "bare-second": lambda: pickled(dict_of(("w", 1))) + pickled(EVIL),
-        "ext1": lambda: beside(b"\x82\x01" + EMPTY + REDUCE),
-        "ext2": lambda: beside(b"\x83\x01\0" + EMPTY + REDUCE),
-        "ext4": lambda: beside(b"\x84\x01\0\0\0" + EMPTY + REDUCE),
-        "persid": lambda: torch_zip(dict_of(("w", b"Pos.system\n"))),
-        "call-a-string": lambda: beside(text("os.system") + tuple_of(COMMAND) + REDUCE),
-        "name-from-call": lambda: beside(call("builtins.str", "os") + text("system") + b"\x93" + EMPTY + REDUCE),
-        "tensor-setitem": lambda: torch_zip(dict_of(("w", T + text("a") + EVIL + b"s"))),
-        "tensor-append": lambda: torch_zip(dict_of(("w", T + EVIL + b"a"))),
-        "tensor-build": lambda: torch_zip(dict_of(("w", T + tuple_of(EVIL) + BUILD))),
-        "legacy-magic": lambda: stream(
-            NONE, (), magic=pickled(call("builtins.int", "119547037146038801333356"))
+    *converts(
+        "exec-nested",
+        {
+            "object-array": lambda: beside(_OBJECTS),
+            "legacy-source": lambda: stream(dict_of(("w", tensor(of=old_storage())), ("c", _SOURCE))),
+            "legacy-beside": lambda: stream(dict_of(("w", tensor(of=old_storage())), ("c", EVIL))),
+            "tar-beside": lambda: old_tar(root=pickled(dict_of(("w", integer(2) + b"Q"), ("x", EVIL)))),
+        },
+        W,
+    ),
+    Case(
+        "exec-storage-is-pickle",
+        lambda: torch_zip(
+            dict_of(("w", tensor((len(pickled(EVIL)),), kind="torch.ByteStorage", numel=len(pickled(EVIL))))),
+            storages={"0": pickled(EVIL)},
         ),
-        "legacy-magic-beside": lambda: stream(
-            dict_of(("w", tensor(of=old_storage()))), magic=pickled(EVIL + POP + literal(0x1950A86A20F9469CFC6C) + EVIL)
-        ),
-        "legacy-version": lambda: stream(dict_of(("w", tensor(of=old_storage()))), version=pickled(EVIL)),
-        "legacy-system": lambda: stream(dict_of(("w", tensor(of=old_storage()))), system=pickled(EVIL)),
-        "legacy-keys": lambda: stream(dict_of(("w", tensor(of=old_storage()))), keys=pickled(EVIL)),
-        "legacy-tail": lambda: stream(dict_of(("w", tensor(of=old_storage()))), ONE, tail=pickled(EVIL)),
-        "load-from-bytes": lambda: torch_zip(
-            dict_of(("w", tensor(of=call("torch.storage._load_from_bytes", blob(pickled(EVIL))))))
-        ),
-        "frame-straddle": lambda: b"\x80\x04" + frame(b"c", 1) + b"os\nsystem\n" + tuple_of(COMMAND) + b"R.",
-        "module-pid-as-storage": lambda: torch_zip(dict_of(("w", tensor(of=_SOURCE)))),
-    }),
-    *either("exec-odd", {
-        "called-source": lambda: beside(_SOURCE + EMPTY + REDUCE),
-        "called-source-tensor": lambda: torch_zip(
-            dict_of(("w", persistent("module", name("torch.FloatTensor"), "f", "s") + EMPTY + REDUCE))
-        ),
-        "called-source-compiled": lambda: torch_zip(
-            dict_of(("w", persistent("module", name("torch._dynamo.eval_frame.OptimizedModule"), "f", "s") + EMPTY + REDUCE))
-        ),
-        "called-storage": lambda: torch_zip(dict_of(("w", storage() + EMPTY + REDUCE))),
-        "called-tensor": lambda: torch_zip(dict_of(("w", T + EMPTY + REDUCE))),
-        "from-type-evil": lambda: torch_zip(
-            dict_of(("w", call("torch._tensor._rebuild_from_type_v2", name("os.system"), name("a.T"), (COMMAND,), {})))
-        ),
-        "wrapper-subclass": lambda: torch_zip(dict_of(("w", call("torch._utils._rebuild_wrapper_subclass", EVIL)))),
-        "dict-key": lambda: torch_zip(dict_of(("w", T), (EVIL, 1))),
-        "tensor-under-evil-key": lambda: torch_zip(dict_of(("w", T), (EVIL, T))),
-        "global-escape": lambda: beside(short_text(_ESCAPE) + short_text("x") + b"\x93"),
-        "class-per-tensor": lambda: torch_zip(dict_of(*((key, T) for key in torch_names()), ("x", EVIL))),
-        "reduce-code-object": lambda: beside(call("types.CodeType", *[0] * 18)),
-    }),
-]  # fmt: skip
+        "convert",
+        {"w": ("U8", (len(pickled(EVIL)),), pickled(EVIL))},
+    ),
+    *rejects(
+        "exec-refused",
+        {
+            "no-tensors": lambda: torch_zip(EVIL),
+            "bare": lambda: pickled(EVIL),
+            "bare-protocol-0": lambda: pickled(b"cos\nsystem\n(S'touch PWNED'\ntR", proto=None),
+            "broken-tail": lambda: pickled(EVIL)[:-1],
+            "second-after-stop": lambda: Archive(members(pickled(dict_of(("w", T))) + pickled(EVIL))).build(),
+            "bare-second": lambda: pickled(dict_of(("w", 1))) + pickled(EVIL),
+            "ext1": lambda: beside(b"\x82\x01" + EMPTY + REDUCE),
+            "ext2": lambda: beside(b"\x83\x01\0" + EMPTY + REDUCE),
+            "ext4": lambda: beside(b"\x84\x01\0\0\0" + EMPTY + REDUCE),
+            "persid": lambda: torch_zip(dict_of(("w", b"Pos.system\n"))),
+            "call-a-string": lambda: beside(text("os.system") + tuple_of(COMMAND) + REDUCE),
+            "name-from-call": lambda: beside(call("builtins.str", "os") + text("system") + b"\x93" + EMPTY + REDUCE),
+            "tensor-setitem": lambda: torch_zip(dict_of(("w", T + text("a") + EVIL + b"s"))),
+            "tensor-append": lambda: torch_zip(dict_of(("w", T + EVIL + b"a"))),
+            "tensor-build": lambda: torch_zip(dict_of(("w", T + tuple_of(EVIL) + BUILD))),
+            "legacy-magic": lambda: stream(NONE, (), magic=pickled(call("builtins.int", "119547037146038801333356"))),
+            "legacy-magic-beside": lambda: stream(
+                dict_of(("w", tensor(of=old_storage()))),
+                magic=pickled(EVIL + POP + literal(0x1950A86A20F9469CFC6C) + EVIL),
+            ),
+            "legacy-version": lambda: stream(dict_of(("w", tensor(of=old_storage()))), version=pickled(EVIL)),
+            "legacy-system": lambda: stream(dict_of(("w", tensor(of=old_storage()))), system=pickled(EVIL)),
+            "legacy-keys": lambda: stream(dict_of(("w", tensor(of=old_storage()))), keys=pickled(EVIL)),
+            "legacy-tail": lambda: stream(dict_of(("w", tensor(of=old_storage()))), ONE, tail=pickled(EVIL)),
+            "load-from-bytes": lambda: torch_zip(
+                dict_of(("w", tensor(of=call("torch.storage._load_from_bytes", blob(pickled(EVIL))))))
+            ),
+            "frame-straddle": lambda: b"\x80\x04" + frame(b"c", 1) + b"os\nsystem\n" + tuple_of(COMMAND) + b"R.",
+            "module-pid-as-storage": lambda: torch_zip(dict_of(("w", tensor(of=_SOURCE)))),
+        },
+    ),
+    *either(
+        "exec-odd",
+        {
+            "called-source": lambda: beside(_SOURCE + EMPTY + REDUCE),
+            "called-source-tensor": lambda: torch_zip(
+                dict_of(("w", persistent("module", name("torch.FloatTensor"), "f", "s") + EMPTY + REDUCE))
+            ),
+            "called-source-compiled": lambda: torch_zip(
+                dict_of(
+                    (
+                        "w",
+                        persistent("module", name("torch._dynamo.eval_frame.OptimizedModule"), "f", "s")
+                        + EMPTY
+                        + REDUCE,
+                    )
+                )
+            ),
+            "called-storage": lambda: torch_zip(dict_of(("w", storage() + EMPTY + REDUCE))),
+            "called-tensor": lambda: torch_zip(dict_of(("w", T + EMPTY + REDUCE))),
+            "from-type-evil": lambda: torch_zip(
+                dict_of(
+                    ("w", call("torch._tensor._rebuild_from_type_v2", name("os.system"), name("a.T"), (COMMAND,), {}))
+                )
+            ),
+            "wrapper-subclass": lambda: torch_zip(dict_of(("w", call("torch._utils._rebuild_wrapper_subclass", EVIL)))),
+            "dict-key": lambda: torch_zip(dict_of(("w", T), (EVIL, 1))),
+            "tensor-under-evil-key": lambda: torch_zip(dict_of(("w", T), (EVIL, T))),
+            "global-escape": lambda: beside(short_text(_ESCAPE) + short_text("x") + b"\x93"),
+            "class-per-tensor": lambda: torch_zip(dict_of(*((key, T) for key in torch_names()), ("x", EVIL))),
+            "reduce-code-object": lambda: beside(call("types.CodeType", *[0] * 18)),
+        },
+    ),
+]

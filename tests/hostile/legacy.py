@@ -15,9 +15,15 @@ ONE: tuple[Stored, ...] = (("0", 4, FLOATS),)
 
 
 def stream(
-    root: bytes, stored: Iterable[Stored] = ONE, *, magic: bytes | None = None, version: bytes | None = None,
-    system: bytes | None = None, keys: bytes | None = None, tail: bytes = b"",
-) -> bytes:  # fmt: skip
+    root: bytes,
+    stored: Iterable[Stored] = ONE,
+    *,
+    magic: bytes | None = None,
+    version: bytes | None = None,
+    system: bytes | None = None,
+    keys: bytes | None = None,
+    tail: bytes = b"",
+) -> bytes:
     """A legacy stream around the pickle fragment `root`."""
     stored = tuple(stored)
     return b"".join(
@@ -39,9 +45,14 @@ def old_storage(key: object = "0", numel: object = 4, view: object = None, kind:
 
 
 def tar_header(
-    member: bytes, size: int = 0, kind: bytes = b"0", *, field: bytes | None = None, link: bytes = b"",
+    member: bytes,
+    size: int = 0,
+    kind: bytes = b"0",
+    *,
+    field: bytes | None = None,
+    link: bytes = b"",
     checksum: bytes | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """One 512-byte header, its checksum right unless one is given."""
     head = bytearray(512)
     head[: len(member)] = member
@@ -69,7 +80,9 @@ def tar(members: Iterable[tuple[str, bytes]], *, before: bytes = b"", tail: byte
     return before + b"".join(tar_member(member, data) for member, data in members) + tail
 
 
-def tar_storages(key: object = 1, *, count: object = 1, numel: int = 4, views: object = (), data: bytes = FLOATS) -> bytes:
+def tar_storages(
+    key: object = 1, *, count: object = 1, numel: int = 4, views: object = (), data: bytes = FLOATS
+) -> bytes:
     """The ``storages`` member with one storage."""
     entry = tuple_of(key, "cpu", name("torch.FloatStorage"))
     listed = list_of(*views) if isinstance(views, tuple) else views
@@ -80,7 +93,13 @@ def tar_storages(key: object = 1, *, count: object = 1, numel: int = 4, views: o
 
 
 def tar_tensors(
-    key: object = 2, of: object = 1, *, ndim: int = 1, size: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,), offset: int = 0
+    key: object = 2,
+    of: object = 1,
+    *,
+    ndim: int = 1,
+    size: tuple[int, ...] = (4,),
+    stride: tuple[int, ...] = (1,),
+    offset: int = 0,
 ) -> bytes:
     """The ``tensors`` member with one tensor."""
     entry = tuple_of(key, of, name("torch.FloatTensor"))
@@ -88,7 +107,9 @@ def tar_tensors(
     return pickled(integer(1)) + pickled(entry) + struct.pack("<i4x", ndim) + numbers
 
 
-def old_tar(storages: bytes | None = None, tensors: bytes | None = None, root: bytes | None = None, **more: bytes) -> bytes:
+def old_tar(
+    storages: bytes | None = None, tensors: bytes | None = None, root: bytes | None = None, **more: bytes
+) -> bytes:
     """A whole checkpoint of early 2017: {'w': tensor 2}."""
     root = pickled(dict_of(("w", integer(2) + b"Q"))) if root is None else root
     storages = tar_storages() if storages is None else storages

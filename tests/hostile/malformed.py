@@ -6,9 +6,25 @@ import struct
 
 from .case import Case, Tensor, converts, either, rejects
 from .pickling import (
-    BUILD, EMPTY, MARK, NONE, POP, blob, call, dict_of, frame, get, literal, name, pickled, put, short_text, tensor,
-    text, tuple_of,
-)  # fmt: skip
+    BUILD,
+    EMPTY,
+    MARK,
+    NONE,
+    POP,
+    blob,
+    call,
+    dict_of,
+    frame,
+    get,
+    literal,
+    name,
+    pickled,
+    put,
+    short_text,
+    tensor,
+    text,
+    tuple_of,
+)
 from .zips import FLOATS, Archive, members, torch_zip
 
 T = tensor()
@@ -145,7 +161,9 @@ _ARGUMENTS = {
     "parameter-of-int": call("torch._utils._rebuild_parameter", 5, True, None),
     "parameter-of-none": call("torch._utils._rebuild_parameter", None, True, None),
     "parameter-empty": call("torch._utils._rebuild_parameter"),
-    "from-type-list": call("torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), None, [], {}),
+    "from-type-list": call(
+        "torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), None, [], {}
+    ),
     "from-type-none": call("torch._tensor._rebuild_from_type_v2", None, None, (), {}),
     "from-type-few": call("torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2")),
     "v3-dtype-string": call("torch._utils._rebuild_tensor_v3", 1, 0, (4,), (1,), False, None, "float32"),
@@ -164,25 +182,48 @@ _ARGUMENTS = {
 CASES: list[Case] = [
     *rejects("malformed", {key: lambda d=d: d for key, d in _STRUCTURE.items()}),  # type: ignore[misc]
     *rejects("malformed-stack", {key: lambda d=d: raw(d) for key, d in _STACK.items()}),  # type: ignore[misc]
-    *rejects("malformed-op", {key: lambda d=d: beside(d) for key, d in _TARGETS.items()  # type: ignore[misc]
-                              if key not in ("ordered-dict-of-int", "inst-arguments")}),
-    *either("malformed-op", {key: lambda d=d: beside(d) for key, d in _TARGETS.items()  # type: ignore[misc]
-                             if key in ("ordered-dict-of-int", "inst-arguments")}),
+    *rejects(
+        "malformed-op",
+        {
+            key: lambda d=d: beside(d)
+            for key, d in _TARGETS.items()  # type: ignore[misc]
+            if key not in ("ordered-dict-of-int", "inst-arguments")
+        },
+    ),
+    *either(
+        "malformed-op",
+        {
+            key: lambda d=d: beside(d)
+            for key, d in _TARGETS.items()  # type: ignore[misc]
+            if key in ("ordered-dict-of-int", "inst-arguments")
+        },
+    ),
     *rejects("malformed-frame", {key: lambda d=d: raw(d) for key, d in _FRAMES.items()}),  # type: ignore[misc]
-    *either("malformed-args", {key: lambda d=d: torch_zip(dict_of(("w", T), ("v", d)))  # type: ignore[misc]
-                               for key, d in _ARGUMENTS.items()}),
-    *converts("malformed-fine", {
-        "mark-used-up": lambda: torch_zip(MARK + NONE + b"1" + WEIGHTS),
-        "protocol-0-values": lambda: beside(b"(I1\nF1.5\nS'a'\nVb\nL5L\nI01\nI00\nNtp7\n0g7\n"),
-        "list-opcode": lambda: beside(b"(K\1K\2l"),
-        "dict-opcode": lambda: beside(b"(K\1K\2d"),
-        "frozenset-opcode": lambda: beside(b"(K\1K\2\x91"),
-        "set-opcode": lambda: beside(b"\x8f(K\1\x90"),
-        "memo-overwritten": lambda: torch_zip(NONE + put(1) + POP + text("w") + put(1) + POP + b"}" + get(1) + T + b"s"),
-        "two-frames": lambda: raw(b"\x80\x04" + frame(NONE + b"0") + frame(WEIGHTS + b".")),
-        "proto-twice": lambda: raw(b"\x80\x02\x80\x04" + WEIGHTS + b"."),
-        "short-text-key": lambda: torch_zip(b"}" + short_text("w") + T + b"s"),
-        "nan-and-infinity": lambda: beside(literal([float("nan"), float("inf")])),
-        "duplicate-key-last-wins": lambda: torch_zip(dict_of(("w", 1), ("w", T))),
-    }, W),
-]  # fmt: skip
+    *either(
+        "malformed-args",
+        {
+            key: lambda d=d: torch_zip(dict_of(("w", T), ("v", d)))  # type: ignore[misc]
+            for key, d in _ARGUMENTS.items()
+        },
+    ),
+    *converts(
+        "malformed-fine",
+        {
+            "mark-used-up": lambda: torch_zip(MARK + NONE + b"1" + WEIGHTS),
+            "protocol-0-values": lambda: beside(b"(I1\nF1.5\nS'a'\nVb\nL5L\nI01\nI00\nNtp7\n0g7\n"),
+            "list-opcode": lambda: beside(b"(K\1K\2l"),
+            "dict-opcode": lambda: beside(b"(K\1K\2d"),
+            "frozenset-opcode": lambda: beside(b"(K\1K\2\x91"),
+            "set-opcode": lambda: beside(b"\x8f(K\1\x90"),
+            "memo-overwritten": lambda: torch_zip(
+                NONE + put(1) + POP + text("w") + put(1) + POP + b"}" + get(1) + T + b"s"
+            ),
+            "two-frames": lambda: raw(b"\x80\x04" + frame(NONE + b"0") + frame(WEIGHTS + b".")),
+            "proto-twice": lambda: raw(b"\x80\x02\x80\x04" + WEIGHTS + b"."),
+            "short-text-key": lambda: torch_zip(b"}" + short_text("w") + T + b"s"),
+            "nan-and-infinity": lambda: beside(literal([float("nan"), float("inf")])),
+            "duplicate-key-last-wins": lambda: torch_zip(dict_of(("w", 1), ("w", T))),
+        },
+        W,
+    ),
+]

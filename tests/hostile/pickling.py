@@ -108,15 +108,24 @@ def persistent(*parts: object) -> bytes:
     return tuple_of(*parts) + b"Q"
 
 
-def storage(key: object = "0", numel: object = 4, kind: object = "torch.FloatStorage", location: object = "cpu") -> bytes:
+def storage(
+    key: object = "0", numel: object = 4, kind: object = "torch.FloatStorage", location: object = "cpu"
+) -> bytes:
     cls = name(kind) if isinstance(kind, str) else literal(kind)
     return persistent("storage", cls, key, location, numel)
 
 
 def tensor(
-    size: object = (4,), stride: object = (1,), *, offset: object = 0, of: bytes | None = None, hooks: object = None,
-    grad: object = False, metadata: object = None, **about: object,
-) -> bytes:  # fmt: skip
+    size: object = (4,),
+    stride: object = (1,),
+    *,
+    offset: object = 0,
+    of: bytes | None = None,
+    hooks: object = None,
+    grad: object = False,
+    metadata: object = None,
+    **about: object,
+) -> bytes:
     """``_rebuild_tensor_v2`` over `of`, or over the storage that `about` describes."""
     inner = of if of is not None else storage(**about)
     more = () if metadata is None else (metadata,)
@@ -138,4 +147,12 @@ def frame(body: bytes, claim: int | None = None) -> bytes:
 
 def torch_names() -> tuple[str, ...]:
     """Names that look like code and are only names."""
-    return ("os.system", "__reduce__", "__class__.__init__", "builtins.eval", "{0.__globals__}", "%s%n", "$(touch PWNED)")
+    return (
+        "os.system",
+        "__reduce__",
+        "__class__.__init__",
+        "builtins.eval",
+        "{0.__globals__}",
+        "%s%n",
+        "$(touch PWNED)",
+    )

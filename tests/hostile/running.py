@@ -48,9 +48,12 @@ class Server:
         logs.mkdir()
         (work / case.file).write_bytes(case.build())
         job = {
-            "directory": str(work), "stdout": str(logs / "stdout"), "stderr": str(logs / "stderr"),
-            "argv": ["to-safetensors", case.file, OUTPUT, *case.args], "seconds": case.seconds,
-        }  # fmt: skip
+            "directory": str(work),
+            "stdout": str(logs / "stdout"),
+            "stderr": str(logs / "stderr"),
+            "argv": ["to-safetensors", case.file, OUTPUT, *case.args],
+            "seconds": case.seconds,
+        }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
@@ -97,7 +100,9 @@ def complaints(case: Case, outcome: Outcome, directory: Path) -> list[str]:
         check(len(lines) == 1 and lines[0].startswith("sdconvert: error: "), f"not one line: {outcome.stderr[:300]!r}")
         check(not output.exists(), "left an output")
         check("not enough memory" not in outcome.stderr, "ran out of memory")
-    check(case.says in outcome.stdout + outcome.stderr, f"does not say {case.says!r}: {outcome.stdout + outcome.stderr}")
+    check(
+        case.says in outcome.stdout + outcome.stderr, f"does not say {case.says!r}: {outcome.stdout + outcome.stderr}"
+    )
     if outcome.code == 0 and "--dry-run" not in case.args:
         if output.stat().st_size > 64 << 20:
             with safetensors.safe_open(output, "np"):

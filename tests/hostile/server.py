@@ -61,9 +61,11 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return {
-        "code": os.waitstatus_to_exitcode(status), "killed": killed, "seconds": time.monotonic() - began,
+        "code": os.waitstatus_to_exitcode(status),
+        "killed": killed,
+        "seconds": time.monotonic() - began,
         "memory": usage.ru_maxrss * 1024,
-    }  # fmt: skip
+    }
 
 
 def serve() -> None:

@@ -7,9 +7,25 @@ from itertools import product
 from .case import Case, either, rejects
 from .legacy import old_storage, stream
 from .pickling import (
-    BUILD, MARK, NONE, POP, blob, call, dict_of, get, integer, list_of, literal, module, name, put, storage,
-    tensor, text, tuple_of,
-)  # fmt: skip
+    BUILD,
+    MARK,
+    NONE,
+    POP,
+    blob,
+    call,
+    dict_of,
+    get,
+    integer,
+    list_of,
+    literal,
+    module,
+    name,
+    put,
+    storage,
+    tensor,
+    text,
+    tuple_of,
+)
 from .zips import deflated_zip, torch_zip
 
 T = tensor()
@@ -42,7 +58,11 @@ def colliding_tensors(count: int) -> bytes:
 def _padded(number: int) -> tuple[int, ...]:
     """One of many shapes of 100,000 elements."""
     before, after = divmod(number, 40)
-    return (*(1,) * before, 100_000, *(1,) * (after % 20), *(1,) * 0) if after < 20 else (*(1,) * before, 50_000, 2, *(1,) * (after - 20))
+    return (
+        (*(1,) * before, 100_000, *(1,) * (after % 20), *(1,) * 0)
+        if after < 20
+        else (*(1,) * before, 50_000, 2, *(1,) * (after - 20))
+    )
 
 
 def modules(count: int, **state: object) -> bytes:
@@ -62,96 +82,146 @@ _MANY = dict_of(*((f"k{i}", None) for i in range(40_000)), W)
 _NESTED = stream(list_of(*[1] * 50_000) + POP + old_storage())
 
 CASES: list[Case] = [
-    *either("share", {
-        "siblings": lambda: torch_zip(
-            shared(list_of(*[T] * 3000))
-            + dict_of(("state_dict", dict_of(W)), *((f"a{i}", get(5)) for i in range(12_000)))),
-        "big-dict": lambda: torch_zip(shared(_MANY) + list_of(*[get(5)] * 3000)),
-        "big-dict-beside": lambda: torch_zip(
-            shared(dict_of(*((f"k{i}", None) for i in range(40_000))))
-            + dict_of(("state_dict", dict_of(W)), ("x", list_of(*[get(5)] * 3000)))),
-        "module-nones": lambda: torch_zip(
-            shared(dict_of(*((f"s{i}", None) for i in range(30_000)))) + modules(5000, _parameters=get(5))),
-        "module-hidden": lambda: torch_zip(
-            shared(list_of(*(f"s{i}" for i in range(30_000)))) + modules(5000, _non_persistent_buffers_set=get(5))),
-        "module-hooks": lambda: torch_zip(
-            shared(dict_of(*((i, name("a.hook")) for i in range(30_000)))) + modules(5000, _state_dict_hooks=get(5))),
-        "module-source": lambda: torch_zip(shared(text("x = 1\n" * 60_000)) + _sourced(8000)),
-        "module-state": lambda: torch_zip(
-            shared(dict_of(("_parameters", dict_of(W)), *((f"s{i}", None) for i in range(30_000)), ("_modules", {})))
-            + list_of(*[name("a.B") + b")\x81" + get(5) + BUILD] * 4000)),
-        "nested-text": lambda: torch_zip(
-            shared(text(_NESTED.decode("latin-1")))
-            + dict_of(*(
-                (f"w{i}", tensor(of=call("torch.storage._load_from_bytes", call("_codecs.encode", get(5), "latin1"))))
-                for i in range(4000)))),
-        "nested-bytes": lambda: torch_zip(
-            shared(blob(_NESTED))
-            + dict_of(*((f"w{i}", tensor(of=call("torch.storage._load_from_bytes", get(5)))) for i in range(3000)))),
-        "colliding-tensors": lambda: colliding_tensors(12_000),
-        "array-text": lambda: torch_zip(
-            shared(text("x" * 100_000)) + dict_of(*((f"a{i}", array((25_000,), get(5))) for i in range(3000)))),
-        "array-short-text": lambda: torch_zip(
-            shared(text("x" * 4000)) + dict_of(*((f"a{i}", array((1000,), get(5))) for i in range(8000)))),
-        "dims-shared": lambda: torch_zip(
-            shared(MARK + integer(1) * 60_000 + b"t") + shared(storage(), 6)
-            + dict_of(*((f"w{i}", tensor(get(5), get(5), of=get(6))) for i in range(3000)))),
-        "dims-list-shared": lambda: torch_zip(
-            shared(list_of(*[1] * 60_000)) + shared(storage(), 6)
-            + dict_of(*((f"w{i}", tensor(get(5), get(5), of=get(6))) for i in range(3000)))),
-        "candidates": lambda: torch_zip(
-            shared(list_of(*[T] * 5000))
-            + dict_of(*((f"c{i}", dict_of(("a.b", T), ("s", get(5)))) for i in range(1000)))),
-        "candidates-wrapped": lambda: torch_zip(
-            shared(list_of(*[T] * 5000))
-            + list_of(*[dict_of(("state_dict", dict_of(("a.b", T), ("s", get(5)))))] * 1500)),
-        "prefix": lambda: torch_zip(
-            shared(T) + dict_of(("a.b", T), ("p" * 60_000, dict_of(*((str(i), get(5)) for i in range(9000)))))),
-        "prefix-4000": lambda: torch_zip(
-            shared(T) + dict_of(("a.b", T), ("p" * 4000, dict_of(*((str(i), get(5)) for i in range(60_000)))))),
-        "prefix-deep": lambda: torch_zip(
-            shared(T) + dict_of(("a.b", T), ("p" * 4000, _prefixed(150, dict_of(*((str(i), get(5)) for i in range(20_000))))))),
-        "prefix-module": lambda: torch_zip(
-            shared(T) + module(children={"p" * 60_000: module(parameters={str(i): get(5) for i in range(9000)})})),
-        "prefix-skipped": lambda: torch_zip(
-            dict_of(("a.b", T), ("p" * 4000, dict_of(*((str(i), 1) for i in range(9000)), W)))),
-        "global-control": lambda: deflated_zip(name("a." + "\x01" * (3 << 20)) + POP + dict_of(W)),
-        "key-control": lambda: deflated_zip(dict_of(W, ("\x01" * (10 << 20), 1))),
-        "storage-key-long": lambda: torch_zip(dict_of(("w", tensor(key="\x1b" * 1_000_000)))),
-        "tensor-name-long": lambda: torch_zip(dict_of(("w" * 1_000_000, tensor(kind="torch.QInt8Storage", numel=16)))),
-    }),
-    *either("share-extras", {
-        "text": lambda: torch_zip(
-            shared(text("x" * 100_000)) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))),
-        "keys": lambda: torch_zip(
-            shared(dict_of(("k" * 60_000, 1))) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))),
-        "laughs": lambda: torch_zip(
-            list_of() + put(0) + POP + (list_of(get(0), get(0)) + put(0) + POP) * 60 + dict_of(W, ("s", get(0)))),
-        "cycle": lambda: torch_zip(dict_of(W, ("s", b"]" + put(0) + get(0) + b"a"))),
-        "numbers": lambda: torch_zip(dict_of(W, ("s", [1 << 8000, float("nan"), float("inf"), "\ud800", NONE]))),
-    }, args=("--extras", "out.safetensors.json", "--dry-run")),
-    *rejects("share-grows", {
-        "array-bytes": lambda: torch_zip(
-            shared(blob(bytes(400_000))) + dict_of(*((f"a{i}", array(_padded(i), get(5))) for i in range(1500)))),
-        "array-codecs": lambda: torch_zip(
-            shared(text("x" * 400_000))
-            + dict_of(*((f"a{i}", array(_padded(i), call("_codecs.encode", get(5), "latin1"))) for i in range(1500)))),
-    }, says="--max-expansion"),
-    *rejects("share-array", {
-        "dims-huge": lambda: torch_zip(dict_of(("w", array((1 << 8000,) * 3, blob(b"abcd"))))),
-        "dims-40k": lambda: torch_zip(
-            shared(integer(1 << 8000)) + dict_of(("w", array(MARK + get(5) * 40_000 + b"t", blob(b"abcd"))))),
-        "negative": lambda: torch_zip(dict_of(("w", array((-1, -1), blob(b"abcd"))))),
-        "bool": lambda: torch_zip(dict_of(("w", array((True,), blob(b"abcd"))))),
-        "short": lambda: torch_zip(dict_of(("w", array((2,), blob(b"abcd"))))),
-        "long": lambda: torch_zip(dict_of(("w", array((1,), blob(b"abcdefgh"))))),
-    }),
-]  # fmt: skip
+    *either(
+        "share",
+        {
+            "siblings": lambda: torch_zip(
+                shared(list_of(*[T] * 3000))
+                + dict_of(("state_dict", dict_of(W)), *((f"a{i}", get(5)) for i in range(12_000)))
+            ),
+            "big-dict": lambda: torch_zip(shared(_MANY) + list_of(*[get(5)] * 3000)),
+            "big-dict-beside": lambda: torch_zip(
+                shared(dict_of(*((f"k{i}", None) for i in range(40_000))))
+                + dict_of(("state_dict", dict_of(W)), ("x", list_of(*[get(5)] * 3000)))
+            ),
+            "module-nones": lambda: torch_zip(
+                shared(dict_of(*((f"s{i}", None) for i in range(30_000)))) + modules(5000, _parameters=get(5))
+            ),
+            "module-hidden": lambda: torch_zip(
+                shared(list_of(*(f"s{i}" for i in range(30_000)))) + modules(5000, _non_persistent_buffers_set=get(5))
+            ),
+            "module-hooks": lambda: torch_zip(
+                shared(dict_of(*((i, name("a.hook")) for i in range(30_000)))) + modules(5000, _state_dict_hooks=get(5))
+            ),
+            "module-source": lambda: torch_zip(shared(text("x = 1\n" * 60_000)) + _sourced(8000)),
+            "module-state": lambda: torch_zip(
+                shared(
+                    dict_of(("_parameters", dict_of(W)), *((f"s{i}", None) for i in range(30_000)), ("_modules", {}))
+                )
+                + list_of(*[name("a.B") + b")\x81" + get(5) + BUILD] * 4000)
+            ),
+            "nested-text": lambda: torch_zip(
+                shared(text(_NESTED.decode("latin-1")))
+                + dict_of(
+                    *(
+                        (
+                            f"w{i}",
+                            tensor(of=call("torch.storage._load_from_bytes", call("_codecs.encode", get(5), "latin1"))),
+                        )
+                        for i in range(4000)
+                    )
+                )
+            ),
+            "nested-bytes": lambda: torch_zip(
+                shared(blob(_NESTED))
+                + dict_of(*((f"w{i}", tensor(of=call("torch.storage._load_from_bytes", get(5)))) for i in range(3000)))
+            ),
+            "colliding-tensors": lambda: colliding_tensors(12_000),
+            "array-text": lambda: torch_zip(
+                shared(text("x" * 100_000)) + dict_of(*((f"a{i}", array((25_000,), get(5))) for i in range(3000)))
+            ),
+            "array-short-text": lambda: torch_zip(
+                shared(text("x" * 4000)) + dict_of(*((f"a{i}", array((1000,), get(5))) for i in range(8000)))
+            ),
+            "dims-shared": lambda: torch_zip(
+                shared(MARK + integer(1) * 60_000 + b"t")
+                + shared(storage(), 6)
+                + dict_of(*((f"w{i}", tensor(get(5), get(5), of=get(6))) for i in range(3000)))
+            ),
+            "dims-list-shared": lambda: torch_zip(
+                shared(list_of(*[1] * 60_000))
+                + shared(storage(), 6)
+                + dict_of(*((f"w{i}", tensor(get(5), get(5), of=get(6))) for i in range(3000)))
+            ),
+            "candidates": lambda: torch_zip(
+                shared(list_of(*[T] * 5000))
+                + dict_of(*((f"c{i}", dict_of(("a.b", T), ("s", get(5)))) for i in range(1000)))
+            ),
+            "candidates-wrapped": lambda: torch_zip(
+                shared(list_of(*[T] * 5000))
+                + list_of(*[dict_of(("state_dict", dict_of(("a.b", T), ("s", get(5)))))] * 1500)
+            ),
+            "prefix": lambda: torch_zip(
+                shared(T) + dict_of(("a.b", T), ("p" * 60_000, dict_of(*((str(i), get(5)) for i in range(9000)))))
+            ),
+            "prefix-4000": lambda: torch_zip(
+                shared(T) + dict_of(("a.b", T), ("p" * 4000, dict_of(*((str(i), get(5)) for i in range(60_000)))))
+            ),
+            "prefix-deep": lambda: torch_zip(
+                shared(T)
+                + dict_of(("a.b", T), ("p" * 4000, _prefixed(150, dict_of(*((str(i), get(5)) for i in range(20_000))))))
+            ),
+            "prefix-module": lambda: torch_zip(
+                shared(T) + module(children={"p" * 60_000: module(parameters={str(i): get(5) for i in range(9000)})})
+            ),
+            "prefix-skipped": lambda: torch_zip(
+                dict_of(("a.b", T), ("p" * 4000, dict_of(*((str(i), 1) for i in range(9000)), W)))
+            ),
+            "global-control": lambda: deflated_zip(name("a." + "\x01" * (3 << 20)) + POP + dict_of(W)),
+            "key-control": lambda: deflated_zip(dict_of(W, ("\x01" * (10 << 20), 1))),
+            "storage-key-long": lambda: torch_zip(dict_of(("w", tensor(key="\x1b" * 1_000_000)))),
+            "tensor-name-long": lambda: torch_zip(
+                dict_of(("w" * 1_000_000, tensor(kind="torch.QInt8Storage", numel=16)))
+            ),
+        },
+    ),
+    *either(
+        "share-extras",
+        {
+            "text": lambda: torch_zip(shared(text("x" * 100_000)) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))),
+            "keys": lambda: torch_zip(
+                shared(dict_of(("k" * 60_000, 1))) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))
+            ),
+            "laughs": lambda: torch_zip(
+                list_of() + put(0) + POP + (list_of(get(0), get(0)) + put(0) + POP) * 60 + dict_of(W, ("s", get(0)))
+            ),
+            "cycle": lambda: torch_zip(dict_of(W, ("s", b"]" + put(0) + get(0) + b"a"))),
+            "numbers": lambda: torch_zip(dict_of(W, ("s", [1 << 8000, float("nan"), float("inf"), "\ud800", NONE]))),
+        },
+        args=("--extras", "out.safetensors.json", "--dry-run"),
+    ),
+    *rejects(
+        "share-grows",
+        {
+            "array-bytes": lambda: torch_zip(
+                shared(blob(bytes(400_000))) + dict_of(*((f"a{i}", array(_padded(i), get(5))) for i in range(1500)))
+            ),
+            "array-codecs": lambda: torch_zip(
+                shared(text("x" * 400_000))
+                + dict_of(
+                    *((f"a{i}", array(_padded(i), call("_codecs.encode", get(5), "latin1"))) for i in range(1500))
+                )
+            ),
+        },
+        says="--max-expansion",
+    ),
+    *rejects(
+        "share-array",
+        {
+            "dims-huge": lambda: torch_zip(dict_of(("w", array((1 << 8000,) * 3, blob(b"abcd"))))),
+            "dims-40k": lambda: torch_zip(
+                shared(integer(1 << 8000)) + dict_of(("w", array(MARK + get(5) * 40_000 + b"t", blob(b"abcd"))))
+            ),
+            "negative": lambda: torch_zip(dict_of(("w", array((-1, -1), blob(b"abcd"))))),
+            "bool": lambda: torch_zip(dict_of(("w", array((True,), blob(b"abcd"))))),
+            "short": lambda: torch_zip(dict_of(("w", array((2,), blob(b"abcd"))))),
+            "long": lambda: torch_zip(dict_of(("w", array((1,), blob(b"abcdefgh"))))),
+        },
+    ),
+]
 
 
 def _prefixed(levels: int, inside: bytes) -> bytes:
     for _ in range(levels):
         inside = dict_of(("p" * 25, inside))
     return inside
-
-

@@ -60,10 +60,19 @@ class Archive:
             at = len(out)
             payload = member.payload()
             truth: dict[str, object] = {
-                "name": member.name.encode("utf-8", "surrogatepass"), "flags": member.flags, "method": member.method,
-                "crc": zlib.crc32(member.data), "packed": len(payload), "nbytes": len(member.data), "extra": b"",
-                "header": at, "made_by": 0, "attributes": 0, "disk": 0, "comment": b"",
-            }  # fmt: skip
+                "name": member.name.encode("utf-8", "surrogatepass"),
+                "flags": member.flags,
+                "method": member.method,
+                "crc": zlib.crc32(member.data),
+                "packed": len(payload),
+                "nbytes": len(member.data),
+                "extra": b"",
+                "header": at,
+                "made_by": 0,
+                "attributes": 0,
+                "disk": 0,
+                "comment": b"",
+            }
             out += _local({**truth, **member.local}) + payload + (member.descriptor or b"")
             directory += _central({**truth, **member.central})
             count += 1
@@ -79,15 +88,31 @@ class Archive:
             record_at = start + size + len(self.after_directory)
             large = {**truth, "length": 44, "record_at": record_at, "disks": 1, **self.end64}
             parts += struct.pack(
-                "<4sQ2H2I4Q", b"PK\6\6", large["length"], 45, 45, large["disk"], large["start_disk"],
-                large["here"], large["count"], large["size"], large["start"],
-            )  # fmt: skip
+                "<4sQ2H2I4Q",
+                b"PK\6\6",
+                large["length"],
+                45,
+                45,
+                large["disk"],
+                large["start_disk"],
+                large["here"],
+                large["count"],
+                large["size"],
+                large["start"],
+            )
             parts += struct.pack("<4sIQI", b"PK\6\7", 0, large["record_at"], large["disks"])
         end = {**truth, "comment": len(self.comment), **self.end}
         parts += struct.pack(
-            "<4s4H2IH", b"PK\5\6", end["disk"], end["start_disk"], end["here"], end["count"], end["size"],
-            end["start"], end["comment"],
-        )  # fmt: skip
+            "<4s4H2IH",
+            b"PK\5\6",
+            end["disk"],
+            end["start_disk"],
+            end["here"],
+            end["count"],
+            end["size"],
+            end["start"],
+            end["comment"],
+        )
         return parts + self.comment
 
 
@@ -96,9 +121,19 @@ def _local(f: Mapping[str, object]) -> bytes:
     assert isinstance(name, bytes)
     assert isinstance(extra, bytes)
     head = struct.pack(
-        "<4s5H3I2H", b"PK\3\4", 20, f["flags"], f["method"], 0, 0, f["crc"], f["packed"], f["nbytes"],
-        len(name), len(extra),
-    )  # fmt: skip
+        "<4s5H3I2H",
+        b"PK\3\4",
+        20,
+        f["flags"],
+        f["method"],
+        0,
+        0,
+        f["crc"],
+        f["packed"],
+        f["nbytes"],
+        len(name),
+        len(extra),
+    )
     return head + name + extra
 
 
@@ -108,9 +143,25 @@ def _central(f: Mapping[str, object]) -> bytes:
     assert isinstance(extra, bytes)
     assert isinstance(comment, bytes)
     head = struct.pack(
-        "<4s6H3I5H2I", b"PK\1\2", f["made_by"], 20, f["flags"], f["method"], 0, 0, f["crc"], f["packed"],
-        f["nbytes"], len(name), len(extra), len(comment), f["disk"], 0, f["attributes"], f["header"],
-    )  # fmt: skip
+        "<4s6H3I5H2I",
+        b"PK\1\2",
+        f["made_by"],
+        20,
+        f["flags"],
+        f["method"],
+        0,
+        0,
+        f["crc"],
+        f["packed"],
+        f["nbytes"],
+        len(name),
+        len(extra),
+        len(comment),
+        f["disk"],
+        0,
+        f["attributes"],
+        f["header"],
+    )
     return head + name + extra + comment
 
 
@@ -122,9 +173,11 @@ def members(root: bytes, storages: Mapping[str, bytes] | None = None, *, folder:
     storages = {"0": FLOATS} if storages is None else storages
     data = [Member(f"{folder}/data/{key}", value) for key, value in storages.items()]
     return [
-        Member(f"{folder}/data.pkl", root), Member(f"{folder}/byteorder", b"little"), *data,
+        Member(f"{folder}/data.pkl", root),
+        Member(f"{folder}/byteorder", b"little"),
+        *data,
         Member(f"{folder}/version", b"3\n"),
-    ]  # fmt: skip
+    ]
 
 
 def torch_zip(*fragments: bytes, storages: Mapping[str, bytes] | None = None, proto: int = 2) -> bytes:

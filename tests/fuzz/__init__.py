@@ -1,0 +1,1 @@
+"""Fuzzing: `targets` says what is held, `corpus` where it begins, `__main__` is the long run."""

@@ -1,0 +1,90 @@
+"""What is fuzzed: bytes in, a result or an SdconvertError out, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from sdconvert import formats
+from sdconvert.errors import SdconvertError
+from sdconvert.extract import extract
+from sdconvert.formats import bare_pickle, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from sdconvert.limits import DEFAULT_LIMITS
+from sdconvert.pickles.machine import run
+from sdconvert.pickles.rebuild import resolve
+from sdconvert.plan import make_plan
+from sdconvert.source import MemorySource
+from sdconvert.writers import safetensors as writer
+
+# A fuzzer is to find what is wrong, not to wait for what is allowed: smaller caps, the same code.
+LIMITS = replace(DEFAULT_LIMITS, pickle_bytes=1 << 20, text_bytes=1 << 20, inflate_bytes=1 << 20, tensors=10_000)
+OUTPUT = 1 << 20
+
+Target = Callable[[bytes], None]
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def pickle(data: bytes) -> None:
+    """The machine and the walk from nodes to meaning."""
+    try:
+        resolve(run(MemorySource(data), limits=LIMITS).root, _nothing)
+    except SdconvertError as error:
+        _is_fine(error)
+
+
+def _container(module: formats.Format) -> Target:
+    def target(data: bytes) -> None:
+        source = MemorySource(data)
+        try:
+            if data and module.sniff(data[:512], source):
+                checkpoint = module.read(source, lambda inner: formats.read(inner, limits=LIMITS, depth=1), LIMITS)
+                _through(checkpoint)
+        except SdconvertError as error:
+            _is_fine(error)
+
+    return target
+
+
+def whole(data: bytes) -> None:
+    """Everything: the format that recognises it, which weights, the plan, the header of the output, the bytes."""
+    try:
+        _through(formats.read(MemorySource(data), limits=LIMITS))
+    except SdconvertError as error:
+        _is_fine(error)
+
+
+def _through(checkpoint: formats.Checkpoint) -> None:
+    from sdconvert.gather import SCRATCH, fill
+
+    weights = extract(checkpoint, limits=LIMITS)
+    plan = make_plan(weights, limits=LIMITS)
+    layout = writer.lay_out(plan, checkpoint.metadata)
+    if layout.nbytes > OUTPUT:
+        return
+    scratch = memoryview(bytearray(SCRATCH))
+    for entry in plan.entries:
+        if entry.nbytes:
+            fill(entry.tensor, 0, memoryview(bytearray(entry.nbytes)), scratch)
+
+
+def _is_fine(error: SdconvertError) -> None:
+    """An error is one short printable line."""
+    text = str(error)
+    assert text
+    assert text.isprintable()
+    assert len(text) < 20_000
+
+
+TARGETS: Mapping[str, Target] = {
+    "pickle": pickle,
+    "zip": _container(torch_zip),
+    "legacy": _container(torch_legacy),
+    "tar": _container(torch_tar),
+    "gzip": _container(gzipped),
+    "safetensors": _container(safetensors),
+    "bare": _container(bare_pickle),
+    "whole": whole,
+}

@@ -1,0 +1,44 @@
+"""A short run of each fuzz target, so that it is known to work; ``python -m tests.fuzz`` is the long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from .corpus import seeds
+from .mutate import fuzz
+from .targets import TARGETS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_seed(target: str) -> None:
+    found = seeds(target)
+    assert len(found) > 5
+    for data in found:
+        TARGETS[target](data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_mutations(target: str) -> None:
+    assert fuzz(TARGETS[target], seeds(target), seed=7, seconds=2.5) > 100
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+@pytest.mark.parametrize("target", TARGETS)
+def test_guided_by_coverage(target: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", target, "--runs", "3000", "--seconds", "10"],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
