@@ -177,7 +177,7 @@ class Census:
 
 def is_training_state(name: str, node: Value) -> bool:
     """Whether a subtree is an optimizer's, a scheduler's, a scaler's or a random generator's."""
-    if type(node) not in (Dict, list, Object):
+    if type(node) not in (Dict, list, Object) or is_module(node):
         return False
     if type(node) is Object and node.type_name.startswith("torch.optim."):
         return True

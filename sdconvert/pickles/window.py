@@ -44,7 +44,7 @@ class Window:
                 self.frame_end = None
         if at >= self.source.nbytes:
             raise self.damaged("it ends before its STOP. The file was cut short")
-        if at > self.budget_end:
+        if at >= self.budget_end:
             raise self.damaged(f"it is longer than the {self.budget} bytes that it may have (Limits.pickle_bytes)")
         if self.valid - self.pos < _MARGIN and self.base + self.valid < self.source.nbytes:
             self.load(at, _SIZE)
@@ -55,6 +55,7 @@ class Window:
         self.safe = self.valid if at_end else self.valid - _MARGIN + 1
         if self.frame_end is not None:
             self.safe = min(self.safe, self.frame_end - self.base)
+        self.safe = min(self.safe, self.budget_end - self.base)
 
     def load(self, at: int, count: int) -> None:
         count = min(count, self.source.nbytes - at)

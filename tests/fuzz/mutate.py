@@ -22,20 +22,10 @@ _NUMBERS = tuple(
     )
     for value in values
 )
-_PIECES = tuple(bytes([op]) for op in b"()NtRb0123aeulsdq]}\x85\x86\x87\x88\x89\x81\x92\x93\x94\x8f\x90\x91QPo.") + (
-    b"PK\1\2",
-    b"PK\3\4",
-    b"PK\5\6",
-    b"PK\6\6",
-    b"PK\6\7",
-    b"PK\7\x08",
-    b"ctorch._utils\n_rebuild_tensor_v2\n",
-    b"\x1f\x8b\x08",
-    b'"__metadata__"',
-    b'"data_offsets"',
-    b"\xed\xa0\x80",
-    b"\x80\x04\x95",
-)
+_OPCODES = b"()NtRb0123aeulsdq]}\x85\x86\x87\x88\x89\x81\x92\x93\x94\x8f\x90\x91QPo."
+_MAGICS = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08", b"\x1f\x8b\x08", b"\x80\x04\x95")
+_TEXTS = (b"ctorch._utils\n_rebuild_tensor_v2\n", b'"__metadata__"', b'"data_offsets"', b"\xed\xa0\x80")
+_PIECES = (*(bytes([op]) for op in _OPCODES), *_MAGICS, *_TEXTS)
 
 
 def mutated(seeds: Sequence[bytes], chance: random.Random) -> bytes:

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sdconvert import formats
-from sdconvert.errors import SdconvertError
+from sdconvert.checkpoint import Checkpoint
+from sdconvert.errors import SdconvertError, UnreadableError
 from sdconvert.extract import extract
 from sdconvert.formats import bare_pickle, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from sdconvert.formats.storages import parse_storage_id
 from sdconvert.limits import DEFAULT_LIMITS
 from sdconvert.pickles.machine import run
 from sdconvert.pickles.rebuild import resolve
 from sdconvert.plan import make_plan
 from sdconvert.source import MemorySource
+from sdconvert.tensor import Storage
 from sdconvert.writers import safetensors as writer
 
 # A fuzzer is to find what is wrong, not to wait for what is allowed: smaller caps, the same code.
@@ -23,14 +26,19 @@ OUTPUT = 1 << 20
 Target = Callable[[bytes], None]
 
 
-def _nothing(*_: object) -> None:
-    return None
+def _storage(pid: object) -> object:
+    """A storage as large as it is announced, so that tensors are reached."""
+    found = parse_storage_id(pid)
+    if found.nbytes > OUTPUT:
+        raise UnreadableError("too large for a fuzzer")
+    return found.typed(Storage(MemorySource(bytes(found.nbytes)), 0, found.nbytes, str(found.key)))
 
 
 def pickle(data: bytes) -> None:
-    """The machine and the walk from nodes to meaning."""
+    """The machine, the walk from nodes to meaning, and all that comes after."""
     try:
-        resolve(run(MemorySource(data), limits=LIMITS).root, _nothing)
+        root, sources = resolve(run(MemorySource(data), limits=LIMITS).root, _storage)
+        _through(Checkpoint("pickle", root, sources=sources))
     except SdconvertError as error:
         _is_fine(error)
 
@@ -56,7 +64,7 @@ def whole(data: bytes) -> None:
         _is_fine(error)
 
 
-def _through(checkpoint: formats.Checkpoint) -> None:
+def _through(checkpoint: Checkpoint) -> None:
     from sdconvert.gather import SCRATCH, fill
 
     weights = extract(checkpoint, limits=LIMITS)

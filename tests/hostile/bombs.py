@@ -269,6 +269,15 @@ CASES: list[Case] = [
                     )
                 ]
             ).build(),
+            "expand-many-dims": lambda: torch_zip(dict_of(("w", tensor((2,) * 26, (0,) * 26)))),
+            "neg-bytes": lambda: torch_zip(
+                dict_of(
+                    (
+                        "w",
+                        tensor((1 << 28,), (0,), kind="torch.ByteStorage", numel=16, metadata=dict_of(("neg", True))),
+                    )
+                )
+            ),
             "gather-sparse": lambda: deflated_zip(
                 dict_of(("w", tensor((150, 150, 150), (13_001, 13_003, 13_005), numel=149 * 39_009 + 1))),
                 storages={"0": bytes(4 * (149 * 39_009 + 1))},
