@@ -106,7 +106,7 @@ class _Record(NamedTuple):
 
     def _zip64(self, *, packed: int) -> bytes:
         """The extra field that holds what 32 bits cannot; torch's local headers have no packed size yet."""
-        values = (self.nbytes, packed) if self.nbytes >= _FULL else ()
+        values: tuple[int, ...] = (self.nbytes, packed) if self.nbytes >= _FULL else ()
         values += (self.header,) if self.header >= _FULL else ()
         return _EXTRA.pack(_ZIP64, 8 * len(values)) + struct.pack(f"<{len(values)}Q", *values)
 

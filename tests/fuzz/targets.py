@@ -11,6 +11,7 @@ from sdconvert.errors import SdconvertError, UnreadableError
 from sdconvert.extract import extract
 from sdconvert.formats import bare_pickle, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
 from sdconvert.formats.storages import parse_storage_id
+from sdconvert.gather import SCRATCH, fill
 from sdconvert.limits import DEFAULT_LIMITS
 from sdconvert.pickles.machine import run
 from sdconvert.pickles.rebuild import resolve
@@ -22,6 +23,8 @@ from sdconvert.writers import safetensors as writer
 # A fuzzer is to find what is wrong, not to wait for what is allowed: smaller caps, the same code.
 LIMITS = replace(DEFAULT_LIMITS, pickle_bytes=1 << 20, text_bytes=1 << 20, inflate_bytes=1 << 20, tensors=10_000)
 OUTPUT = 1 << 20
+
+_SCRATCH = memoryview(bytearray(SCRATCH))
 
 Target = Callable[[bytes], None]
 
@@ -65,17 +68,14 @@ def whole(data: bytes) -> None:
 
 
 def _through(checkpoint: Checkpoint) -> None:
-    from sdconvert.gather import SCRATCH, fill
-
     weights = extract(checkpoint, limits=LIMITS)
     plan = make_plan(weights, limits=LIMITS)
     layout = writer.lay_out(plan, checkpoint.metadata)
     if layout.nbytes > OUTPUT:
         return
-    scratch = memoryview(bytearray(SCRATCH))
     for entry in plan.entries:
         if entry.nbytes:
-            fill(entry.tensor, 0, memoryview(bytearray(entry.nbytes)), scratch)
+            fill(entry.tensor, 0, memoryview(bytearray(entry.nbytes)), _SCRATCH)
 
 
 def _is_fine(error: SdconvertError) -> None:

@@ -228,6 +228,9 @@ CASES: list[Case] = [
             "tensor-setitem": lambda: torch_zip(dict_of(("w", T + text("a") + EVIL + b"s"))),
             "tensor-append": lambda: torch_zip(dict_of(("w", T + EVIL + b"a"))),
             "tensor-build": lambda: torch_zip(dict_of(("w", T + tuple_of(EVIL) + BUILD))),
+            "parameter-set": lambda: torch_zip(
+                dict_of(("w", call("torch.nn.parameter.Parameter", T) + tuple_of(storage(), 2, (1,), (1,)) + BUILD))
+            ),
             "legacy-magic": lambda: stream(NONE, (), magic=pickled(call("builtins.int", "119547037146038801333356"))),
             "legacy-magic-beside": lambda: stream(
                 dict_of(("w", tensor(of=old_storage()))),

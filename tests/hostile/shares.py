@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from itertools import product
 
-from .case import Case, either, rejects
+from .case import Case, converts, either, rejects
 from .legacy import old_storage, stream
 from .pickling import (
     BUILD,
@@ -33,10 +34,15 @@ W = ("w", T)
 DTYPE = call("numpy.dtype", "f4")
 
 
-def array(shape: object, data: object, dtype: bytes = DTYPE) -> bytes:
+def order(mark: str, base: object = None) -> bytes:
+    """The state of a dtype: its byte order, and what it is an array of."""
+    return tuple_of(3, mark, base, None, None, -1, -1, 0) + BUILD
+
+
+def array(shape: object, data: object, dtype: bytes = DTYPE, fortran: object = False) -> bytes:
     """A pickled numpy array."""
     head = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), (0,), b"C\x01b")
-    return head + tuple_of(1, shape, dtype, False, data) + BUILD
+    return head + tuple_of(1, shape, dtype, fortran, data) + BUILD
 
 
 def shared(what: bytes, index: int = 5) -> bytes:
@@ -81,7 +87,21 @@ def _sourced(count: int) -> bytes:
 _MANY = dict_of(*((f"k{i}", None) for i in range(40_000)), W)
 _NESTED = stream(list_of(*[1] * 50_000) + POP + old_storage())
 
+_TURNED = struct.pack("<4I", 0, 2, 1, 3)
+
 CASES: list[Case] = [
+    *converts(
+        "share-array",
+        {
+            "fortran": lambda: torch_zip(
+                dict_of(("w", array((2, 2), blob(struct.pack("<4I", *range(4))), fortran=True)))
+            ),
+            "fortran-int": lambda: torch_zip(
+                dict_of(("w", array((2, 2), blob(struct.pack("<4I", *range(4))), fortran=1)))
+            ),
+        },
+        {"w": ("F32", (2, 2), _TURNED)},
+    ),
     *either(
         "share",
         {
@@ -208,6 +228,15 @@ CASES: list[Case] = [
     *rejects(
         "share-array",
         {
+            "fortran-text": lambda: torch_zip(dict_of(("w", array((2, 2), blob(bytes(range(16))), fortran="yes")))),
+            "dtype-twice": lambda: torch_zip(
+                dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<") + order(">"))))
+            ),
+                dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<") + order(">"))))
+            ),
+            "dtype-array": lambda: torch_zip(
+                dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<", tuple_of(DTYPE, (2,))))))
+            ),
             "dims-huge": lambda: torch_zip(dict_of(("w", array((1 << 8000,) * 3, blob(b"abcd"))))),
             "dims-40k": lambda: torch_zip(
                 shared(integer(1 << 8000)) + dict_of(("w", array(MARK + get(5) * 40_000 + b"t", blob(b"abcd"))))

@@ -1,0 +1,95 @@
+"""What ``to-safetensors`` and ``to-pt`` share: the arguments of a conversion, and the run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..convert import convert
+from ..limits import DEFAULT_LIMITS
+from ..names import Names
+from ..progress import no_bar, terminal_bar
+
+
+def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
+    """The arguments of a conversion whose output ends like `ending`."""
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint file")
+    parser.add_argument(
+        "output", metavar="OUTPUT", nargs="?", help=f"the file to write (default: SOURCE ending in {ending})"
+    )
+    which = parser.add_argument_group("which weights")
+    which.add_argument("--key", metavar="K", help="dotted path of the state dict, such as model.0 ('.': all of it)")
+    which.add_argument(
+        "--include", metavar="GLOB", action="append", default=[], help="keep only tensors whose names fit (repeatable)"
+    )
+    which.add_argument(
+        "--exclude", metavar="GLOB", action="append", default=[], help="leave out tensors whose names fit (repeatable)"
+    )
+    naming = parser.add_argument_group("what they are called")
+    naming.add_argument(
+        "--strip-prefix", metavar="auto|P", help="take a prefix off the names; auto: what wrappers put there"
+    )
+    naming.add_argument(
+        "--rename",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        type=pair,
+        help="rename a tensor, or all below a prefix that ends with a dot (repeatable)",
+    )
+    output = parser.add_argument_group("what is written")
+    output.add_argument(
+        "--dtype", metavar="T", help="cast floating-point tensors, to bfloat16 for example; needs torch"
+    )
+    output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
+    output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    output.add_argument("--no-verify", action="store_true", help="do not read the output back")
+    output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    output.add_argument("--threads", metavar="N", type=_positive, help="copy with N threads (default: by processors)")
+    output.add_argument(
+        "--max-expansion",
+        metavar="N",
+        type=_positive,
+        default=DEFAULT_LIMITS.expansion,
+        help="refuse an output more than N times as large as what it is made of (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str]] = ()) -> int:
+    """Convert to the format `writer`, and print the report."""
+    report = convert(
+        args.source,
+        args.output,
+        format=writer,
+        key=args.key,
+        names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
+        dtype=args.dtype,
+        metadata=dict(metadata),
+        extras=args.extras,
+        verify=not args.no_verify,
+        overwrite=args.overwrite,
+        dry_run=args.dry_run,
+        threads=args.threads,
+        limits=replace(DEFAULT_LIMITS, expansion=args.max_expansion),
+        progress=no_bar if args.quiet or args.json else terminal_bar,
+    )
+    if args.json:
+        print(json.dumps(report.to_json()))
+    elif not args.quiet:
+        print(report)
+    return 0
+
+
+def pair(text: str) -> tuple[str, str]:
+    left, separator, right = text.partition("=")
+    if not separator or not left:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A=B")
+    return left, right
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
