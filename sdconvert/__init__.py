@@ -7,12 +7,14 @@ from .limits import Limits
 from .names import Names
 from .report import Output, Report
 from .tensor import TensorRef
+from .verify import Difference, Verification, digest, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
     "ChoiceError",
+    "Difference",
     "Limits",
     "MismatchError",
     "Names",
@@ -26,7 +28,10 @@ __all__ = [
     "TensorRef",
     "UnreadableError",
     "UnsupportedError",
+    "Verification",
     "__version__",
     "convert",
+    "digest",
     "open",
+    "verify",
 ]

@@ -42,11 +42,16 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
     for piece in tensor.pieces:
         low, high = _rank(piece, start), _rank(piece, stop)
         for origin, shape in _boxes(piece.shape, low, high):
-            source_at, out_at, dims = piece.offset, piece.at - start, []
+            source_at, out_at = piece.offset, piece.at - start
+            dims: list[_Dim] = []
             for index, size, stride, at_stride in zip(origin, shape, piece.strides, piece.at_strides, strict=True):
                 source_at += index * stride
                 out_at += index * at_stride
-                if size > 1:
+                if size == 1:
+                    continue
+                if dims and dims[-1][1:] == (size * stride, size * at_stride):
+                    dims[-1] = (dims[-1][0] * size, stride, at_stride)  # Two dimensions that step as one.
+                else:
                     dims.append((size, stride, at_stride))
             _move(piece.storage, itemsize, source_at, out_at, dims, out, scratch)
     if tensor.pieces[0].storage.big_endian and tensor.dtype.swap > 1:
@@ -55,7 +60,7 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
         half = itemsize // 2
         _translate(out, itemsize - 1, 2 * half)
     if tensor.neg:
-        _negate(out, tensor.dtype)
+        _translate(out, tensor.dtype.swap - 1, tensor.dtype.swap)
     return False
 
 
@@ -217,15 +222,6 @@ def _swap(out: memoryview, unit: int) -> None:
 def _translate(out: memoryview, first: int, step: int) -> None:
     """Flip the top bit of every `step`-th byte from `first` on: the signs of little-endian floats."""
     out[first::step] = out[first::step].tobytes().translate(_FLIP_SIGN)
-
-
-def _negate(out: memoryview, dtype: DType) -> None:
-    if dtype.kind in "fc":
-        _translate(out, dtype.swap - 1, dtype.swap)
-        return
-    numbers = array(_ITEM[dtype.itemsize], bytes(out))
-    mask = (1 << 8 * dtype.itemsize) - 1
-    out[:] = memoryview(array(_ITEM[dtype.itemsize], [-n & mask for n in numbers])).cast("B")
 
 
 def cast(tensor: TensorRef, start: int, out: memoryview, target: DType, scratch: memoryview) -> None:

@@ -209,6 +209,9 @@ def find(root: Value, census: Census) -> list[Found]:
     best = _best(_Search(census).below(root, (), frozenset()))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
+    if best and best[0].rank == WRAPPED:  # A model among the hyper-parameters is not the one that was trained.
+        depth = min(len(found.path) for found in best)
+        best = [found for found in best if len(found.path) == depth]
     unique: dict[int, Found] = {}
     for found in best:
         unique.setdefault(id(found.node), found)

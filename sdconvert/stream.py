@@ -116,7 +116,7 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
         copied.chunks.append(Chunk(at, end, zlib.crc32(data)))
         return end
 
-    _run(work, units, nbytes, threads, progress)
+    in_threads(work, units, nbytes, threads, progress)
     _frame_large(placed, fd, copied)
     return copied
 
@@ -221,7 +221,7 @@ def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int 
         return storage.crc32 is not None and list(read) != [(0, storage.nbytes, storage.crc32)]
 
     rest = [storage for storage in dict.fromkeys(storages) if is_unchecked(storage)]
-    _run(work, iter(rest), sum(storage.nbytes for storage in rest), threads, lambda count: None)
+    in_threads(work, iter(rest), sum(storage.nbytes for storage in rest), threads, lambda count: None)
 
 
 def _crc_range(storage: Storage, begin: int, end: int, crc: int, buffer: memoryview) -> int:
@@ -251,7 +251,7 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
             )
         return done
 
-    _run(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
+    in_threads(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
 
 
 def _start_writeback(fd: int, at: int, nbytes: int) -> None:
@@ -269,7 +269,7 @@ def write(fd: int, data: memoryview | bytes, at: int) -> None:
         done += os.pwrite(fd, view[done:] if done else view, at + done)
 
 
-def _run(
+def in_threads(
     work: Callable[[_Item, memoryview, memoryview], int],
     items: Iterator[_Item],
     nbytes: int,

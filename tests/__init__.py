@@ -1,1 +1,1 @@
-"""The specification of sdconvert, as tests. They mirror the package; torch, safetensors, numpy and pickle are the oracles."""
+"""The specification of sdconvert. Tests mirror the package; torch, safetensors, numpy and pickle are the oracles."""

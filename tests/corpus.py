@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +19,6 @@ class Sample:
     expect: str
     tensors: dict[str, tuple[str, tuple[int, ...], str]]
     sha256: str
-
-    @property
-    def is_torchscript(self) -> bool:
-        """torch's own test: a zip archive with ``<root>/constants.pkl``."""
-        if not zipfile.is_zipfile(self.path):
-            return False
-        with zipfile.ZipFile(self.path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
     def __str__(self) -> str:
         return str(self.path.relative_to(CORPUS))

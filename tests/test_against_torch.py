@@ -40,7 +40,15 @@ def ties(state: dict[str, torch.Tensor]) -> dict[str, str]:
     found = {}
     for name, t in state.items():
         if t.numel():
-            view = (t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride(), t.dtype, t.is_conj(), t.is_neg())
+            view = (
+                t.untyped_storage().data_ptr(),
+                t.storage_offset(),
+                t.shape,
+                t.stride(),
+                t.dtype,
+                t.is_conj(),
+                t.is_neg(),
+            )
             if first.setdefault(view, name) != name:
                 found[name] = first[view]
     return found
@@ -64,9 +72,7 @@ def check(model: nn.Module, saved: object, path: Path, prefix: str = "", **save:
 @pytest.mark.parametrize("name", ZOO)
 def test_a_model_saved_whole(name: str, zipped: bool, protocol: int, tmp_path: Path) -> None:
     model = ZOO[name]()
-    report = check(
-        model, model, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol
-    )
+    report = check(model, model, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     assert report.kind == "module"
     assert report.key == ""
 

@@ -15,9 +15,9 @@ from tests.outputs import contents, described
 SAMPLES = samples()
 
 
-def those(*expectations: str, torchscript: bool = False) -> pytest.MarkDecorator:
+def those(*expectations: str) -> pytest.MarkDecorator:
     """The samples of these expectations, one test each; one test that says why where there is no corpus."""
-    chosen = [one for one in SAMPLES if one.expect in expectations and one.is_torchscript is torchscript]
+    chosen = [one for one in SAMPLES if one.expect in expectations]
     missing = pytest.param(None, marks=pytest.mark.skip(reason="there is no corpus of real checkpoints here"))
     return pytest.mark.parametrize("sample", chosen or [missing], ids=str)
 
@@ -62,10 +62,3 @@ def test_what_could_be_either_converts_whole_or_is_refused(sample: Sample, tmp_p
         assert written(tmp_path) == ["out.safetensors"]
         tensors = contents(tmp_path / "out.safetensors")
         assert report.tensors + len(report.aliases) == len(tensors) > 0
-
-
-@those("convert", "either", "refuse", torchscript=True)
-def test_torchscript_is_named_for_what_it_is(sample: Sample, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="TorchScript"):
-        sdconvert.convert(sample.path, tmp_path / "out.safetensors")
-    assert written(tmp_path) == []

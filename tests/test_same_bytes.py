@@ -35,7 +35,16 @@ DTYPES = [
     torch.float8_e8m0fnu,
     torch.float4_e2m1fn_x2,
 ]
-ODD_NAMES = ["", "a.b", 'say "hi"', "back\\slash", "tab\tline\nfeed\rbell\x07nul\0", "\x7f\x80\x9f\u2028\u202e", "é中😀", "/"]
+ODD_NAMES = [
+    "",
+    "a.b",
+    'say "hi"',
+    "back\\slash",
+    "tab\tline\nfeed\rbell\x07nul\0",
+    "\x7f\x80\x9f\u2028\u202e",
+    "é中😀",
+    "/",
+]
 
 names = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
@@ -72,9 +81,7 @@ def both(state: dict[str, torch.Tensor], directory: Path, **save: object) -> tup
 @settings(max_examples=200)
 @given(state=st.dictionaries(names, tensors(), min_size=1, max_size=8), zipped=st.booleans())
 @example(state={name: torch.arange(3.0) for name in ODD_NAMES}, zipped=True)
-def test_any_dict_of_contiguous_untied_tensors(
-    state: dict[str, torch.Tensor], zipped: bool, tmp_path: Path
-) -> None:
+def test_any_dict_of_contiguous_untied_tensors(state: dict[str, torch.Tensor], zipped: bool, tmp_path: Path) -> None:
     ours, theirs = both(state, tmp_path, _use_new_zipfile_serialization=zipped)
     assert ours == theirs
 
@@ -90,7 +97,10 @@ def test_each_dtype_by_itself(dtype: torch.dtype, shape: tuple[int, ...], tmp_pa
 
 
 def test_all_dtypes_in_one_file_lie_in_the_references_order(tmp_path: Path) -> None:
-    state = {f"{i % 3}.{dtype}": torch.zeros(2, 3, dtype=torch.uint8).repeat(1, 8).view(dtype) for i, dtype in enumerate(DTYPES)}
+    state = {
+        f"{i % 3}.{dtype}": torch.zeros(2, 3, dtype=torch.uint8).repeat(1, 8).view(dtype)
+        for i, dtype in enumerate(DTYPES)
+    }
     ours, theirs = both(state, tmp_path)
     assert ours == theirs
 
@@ -123,6 +133,8 @@ def test_half_a_byte_is_refused(tmp_path: Path) -> None:
 
 def test_more_metadata_follows_format_sorted(tmp_path: Path) -> None:
     torch.save({"t": torch.zeros(1)}, tmp_path / "source.pt")
-    sdconvert.convert(tmp_path / "source.pt", tmp_path / "o.safetensors", metadata={"zeta": "1", "alpha": "2", "e": "3"})
+    sdconvert.convert(
+        tmp_path / "source.pt", tmp_path / "o.safetensors", metadata={"zeta": "1", "alpha": "2", "e": "3"}
+    )
     head = (tmp_path / "o.safetensors").read_bytes()[8:]
     assert head.startswith(b'{"__metadata__":{"format":"pt","alpha":"2","e":"3","zeta":"1"},"t":')

@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     output.add_argument("--no-verify", action="store_true", help="do not read the output back")
     output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
-    output.add_argument("--threads", metavar="N", type=_positive, help="copy with N threads (default: by processors)")
+    output.add_argument("--threads", metavar="N", type=positive, help="copy with N threads (default: by processors)")
     output.add_argument(
         "--max-expansion",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=DEFAULT_LIMITS.expansion,
         help="refuse an output more than N times as large as what it is made of (default: %(default)s)",
     )
@@ -89,7 +89,7 @@ def pair(text: str) -> tuple[str, str]:
     return left, right
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

@@ -28,6 +28,7 @@ _EOCD64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _SIGNED = struct.Struct("<4s3I")
+_LEAST_AHEAD, _MOST_AHEAD = 512, 1 << 18  # Bytes read for local headers.
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # Encryption, patch data, strong encryption, masked headers.
 _DESCRIPTOR = 0x8
@@ -229,20 +230,22 @@ class _LocalHeaders:
 
     def __init__(self, source: Source, end: int) -> None:
         self.source, self.end = source, end
-        self.window, self.start, self.step = b"", 0, 512
+        self.window, self.start, self.step = b"", 0, _LEAST_AHEAD
 
     def get(self, offset: int, count: int) -> bytes:
         if offset + count > self.end:
             raise UnreadableError("a record reaches into the zip directory. The file is damaged or forged")
         begin = offset - self.start
         if begin < 0 or begin + count > len(self.window):
+            # Where headers lie close together, more of them are read at once; a large payload is skipped.
+            near = 0 <= begin <= 2 * len(self.window)
+            self.step = min(2 * self.step, _MOST_AHEAD) if near else _LEAST_AHEAD
             self.window = read(self.source, offset, min(max(self.step, count), self.end - offset))
             self.start, begin = offset, 0
         return self.window[begin : begin + count]
 
     def check(self, entry: _Entry) -> tuple[Record, int]:
         """The record, and the offset just after it; UnreadableError if its own header says otherwise."""
-        self.step = 1 << 18 if entry.packed < 1 << 14 else 512
         at = entry.header - self.start
         if at < 0 or at + _LOCAL.size > len(self.window):
             self.get(entry.header, _LOCAL.size)

@@ -29,8 +29,10 @@ def _dtype(node: Node) -> tuple[DType, bool] | None:
         return None
     order = name[:1] if name[:1] in ("<", ">", "=", "|") else ""
     dtype = BY_NUMPY.get(name.removeprefix(order))
-    state = node.states[0] if node.states else None
-    if type(state) is tuple and len(state) > 1 and type(state[1]) is str:
+    if node.states:  # (version, byte order, base of a sub-array, names and fields of a record, ...)
+        state = node.states[0]
+        if len(node.states) > 1 or type(state) is not tuple or len(state) < 5 or state[2:5] != (None, None, None):
+            return None
         order = state[1]
     return None if dtype is None else (dtype, order == ">")
 
@@ -39,6 +41,8 @@ def _array(r: Resolver, shape: Node, dtype: Node, fortran: Node, data: Node) -> 
     known = _dtype(dtype)
     if known is None or type(data) is list:
         return Object("numpy.ndarray")
+    if fortran not in (True, False):
+        raise UnreadableError("an array says neither that it is in Fortran's order nor that it is not. It is damaged")
     element, big_endian = known
     size = dims(shape)
     check_numbers(size, len(size))
@@ -47,7 +51,7 @@ def _array(r: Resolver, shape: Node, dtype: Node, fortran: Node, data: Node) -> 
         raise UnreadableError(
             f"an array needs {numel(size) * element.itemsize} bytes and has {inside.nbytes}. The file is damaged"
         )
-    strides = contiguous_strides(size[::-1])[::-1] if fortran is True else contiguous_strides(size)
+    strides = contiguous_strides(size[::-1])[::-1] if fortran else contiguous_strides(size)
     return strided(element, size, inside, 0, strides, array=True)
 
 

@@ -45,8 +45,8 @@ def _tensor_v3(r: Resolver, call: Call) -> Value:
 
 def _parameter(r: Resolver, call: Call) -> Value:
     """(tensor, requires_grad, backward_hooks[, state]); torch 0.1 to 0.3: Parameter(tensor) and a state of flags."""
-    if call.pairs or call.items:
-        untouched(call)
+    if call.pairs or call.items or any(type(state) is tuple and len(state) > 3 for state in call.states or ()):
+        untouched(call)  # Of four values torch would make another tensor.
     return r.tensor(arguments(call, 1, 5)[0])
 
 

@@ -242,7 +242,7 @@ def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
             found[key] = value
         elif value is not False:
             raise UnreadableError("a tensor's metadata says something that this reader does not know")
-    if found["neg"] and dtype.kind not in "fciu":
+    if found["neg"] and dtype.kind not in "fc":
         raise UnreadableError(f"a {dtype.name} tensor is marked as negative, which it cannot be. The file is damaged")
     return found["conj"], found["neg"]
 

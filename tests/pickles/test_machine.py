@@ -21,7 +21,7 @@ from sdconvert.limits import Limits
 from sdconvert.pickles.machine import run
 from sdconvert.pickles.nodes import Call, Global, Pairs, PersId
 from sdconvert.source import MemorySource
-from tests.pickles.thawing import run_bytes, thaw
+from tests.pickles.thawing import loosened, run_bytes, thaw
 
 PROTOCOLS = range(6)
 
@@ -67,17 +67,18 @@ def test_what_was_pickled_is_built(protocol: int, value: Any) -> None:
     pickled = run_bytes(data)
     assert pickled.end == len(data)
     built = thaw(pickled.root)
-    assert built == value
-    assert repr(built) == repr(value) or "{" in repr(value)  # 1, 1.0 and True are equal; a set has no order.
+    expected = loosened(value)
+    assert built == expected
+    assert repr(built) == repr(expected) or "{" in repr(value)  # 1, 1.0 and True are equal; a set has no order.
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @given(value=values)
 def test_and_the_python_pickler_which_does_not_frame_alike(protocol: int, value: Any) -> None:
     data = pickletools.optimize(pickle.dumps(value, protocol))
-    assert thaw(run_bytes(data).root) == value
+    assert thaw(run_bytes(data).root) == loosened(value)
     pure = pickle._dumps(value, protocol)  # type: ignore[attr-defined]
-    assert thaw(run_bytes(pure).root) == value
+    assert thaw(run_bytes(pure).root) == loosened(value)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -201,7 +202,7 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_every_opcode_means_what_python_says(name: str) -> None:
     data = BY_HAND[name]
-    theirs = pickle.loads(data)
+    theirs = loosened(pickle.loads(data))
     pickled = run_bytes(data)
     assert pickled.end == len(data)
     assert thaw(pickled.root) == theirs
@@ -215,7 +216,7 @@ def global_of(node: Any) -> str:
 
 def test_global_is_a_name() -> None:
     assert global_of(run_bytes(b"cos\nsystem\n.").root) == "os.system"
-    assert global_of(run_bytes(b"\x80\x04\x8c\x02os\x8c\x0bpath.lexists\x93.").root) == "os.path.lexists"
+    assert global_of(run_bytes(b"\x80\x04\x8c\x02os\x8c\x0cpath.lexists\x93.").root) == "os.path.lexists"
 
 
 def test_every_global_is_seen_once_in_order_even_when_it_is_dropped() -> None:
@@ -251,7 +252,7 @@ def test_a_call_of_a_call_is_two_calls() -> None:
 
 def test_every_opcode_of_every_protocol_is_known() -> None:
     """Each either occurs in a pickle above, or is refused by name below."""
-    extra = [b"\x80\x04cm\nC\n)})\x92.", b"cm\nC\n)\x81}b.", b"Pid\n.", b"K\x01Q."]
+    extra = [b"\x80\x04cm\nC\n)}\x92.", b"cm\nC\n)\x81}b.", b"Pid\n.", b"K\x01Q."]
     seen = {op.name for data in [*BY_HAND.values(), *extra] for op, _, _ in pickletools.genops(data)}
     refused = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
     assert seen | refused == {op.name for op in pickletools.opcodes}
@@ -399,7 +400,7 @@ def test_a_pickle_may_start_anywhere() -> None:
 
 def test_frames_and_windows_do_not_depend_on_each_other() -> None:
     value = [b"x" * 100_000, "y" * 100_000, list(range(100_000))] * 2
-    assert thaw(run_bytes(pickle.dumps(value, 4)).root) == value
+    assert thaw(run_bytes(pickle.dumps(value, 4)).root) == loosened(value)
 
 
 @settings(max_examples=400)
@@ -412,7 +413,10 @@ def test_noise_is_read_or_refused_and_nothing_else(data: bytes, tail: bytes) -> 
 
 
 @settings(max_examples=400)
-@given(st.lists(st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes]), max_size=25), st.binary(max_size=5))
+@given(
+    st.lists(st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes]), max_size=25),
+    st.binary(max_size=5),
+)
 def test_opcodes_in_any_order_are_read_or_refused_and_nothing_else(ops: list[bytes], noise: bytes) -> None:
     try:
         run_bytes(b"K\x01]}(" + noise.join(ops) + b".")

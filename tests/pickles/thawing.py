@@ -11,10 +11,10 @@ from sdconvert.source import MemorySource, read
 
 # The calls by which old protocols spell values that have no opcode of their own there.
 _BUILTINS: dict[str, Callable[..., Any]] = {
-    "builtins.set": set,
+    "builtins.set": frozenset,
     "builtins.frozenset": frozenset,
     "builtins.bytes": bytes,
-    "builtins.bytearray": bytearray,
+    "builtins.bytearray": bytes,
     "builtins.complex": complex,
     "_codecs.encode": lambda text, encoding: text.encode(encoding),
 }
@@ -25,13 +25,25 @@ def run_bytes(data: bytes) -> Pickled:
     return run(MemorySource(data))
 
 
+def loosened(value: Any) -> Any:
+    """`value` without what nodes do not tell apart: sets from frozensets, bytearrays from bytes."""
+    kind = type(value)
+    if kind in (set, frozenset):
+        return frozenset(map(loosened, value))
+    if kind is bytearray:
+        return bytes(value)
+    if kind is dict:
+        return {loosened(key): loosened(item) for key, item in value.items()}
+    return kind(map(loosened, value)) if kind in (list, tuple) else value
+
+
 def thaw(node: Any) -> Any:
     """The value that a tree of nodes stands for; names and persistent ids as tuples that say so."""
     kind = type(node)
     if kind is Pairs:
         return {thaw(key): thaw(value) for key, value in node.pairs}
     if kind is Bag:
-        return {thaw(item) for item in node.items}
+        return frozenset(thaw(item) for item in node.items)
     if kind in (list, tuple):
         return kind(map(thaw, node))
     if kind is Blob:

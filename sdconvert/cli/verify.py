@@ -1,0 +1,71 @@
+"""``sdconvert verify A B`` and ``sdconvert verify --digest A``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..errors import printable
+from ..names import Names
+from ..progress import no_bar, terminal_bar
+from ..verify import digest, verify
+from . import conversion
+
+NAME = "verify"
+HELP = "are the weights in one file the weights in another?"
+DESCRIPTION = (
+    "Compare the weights of two files of any containers, tensor by tensor and bit by bit. "
+    "Exit code 0: equal; 1: different, or not to be read. "
+    "With --digest, print a line for each file that depends on nothing but its weights."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two files, and how to read the first."""
+    parser.add_argument("first", metavar="A", help="a checkpoint")
+    parser.add_argument("second", metavar="B", nargs="?", help="another, such as what A was converted to")
+    parser.add_argument("--digest", action="store_true", help="print a digest of each file's weights instead")
+    parser.add_argument("--key", metavar="K", help="dotted path of the state dict in A")
+    parser.add_argument("--strip-prefix", metavar="auto|P", help="take a prefix off A's names")
+    parser.add_argument(
+        "--rename",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        type=conversion.pair,
+        help="rename a tensor of A, or all below a prefix that ends with a dot (repeatable)",
+    )
+    parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
+    parser.set_defaults(usage=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare or digest, and print the outcome."""
+    names = Names(args.strip_prefix, tuple(args.rename))
+    bar = no_bar if args.quiet or args.json else terminal_bar
+    if args.digest:
+        files = [args.first] if args.second is None else [args.first, args.second]
+        digests = {
+            path: digest(
+                path,
+                key=args.key if path == args.first else None,
+                names=names if path == args.first else None,
+                threads=args.threads,
+                progress=bar,
+            )
+            for path in files
+        }
+        if args.json:
+            print(json.dumps([{"path": path, "digest": value} for path, value in digests.items()]))
+        elif not args.quiet:
+            for path, value in digests.items():
+                print(f"{value}  {printable(path)}")
+        return 0 if len(set(digests.values())) == 1 else 1
+    if args.second is None:
+        args.usage("B is needed, unless --digest is given")
+    outcome = verify(args.first, args.second, key=args.key, names=names, threads=args.threads, progress=bar)
+    if args.json:
+        print(json.dumps(outcome.to_json()))
+    elif not args.quiet:
+        print(outcome)
+    return 0 if outcome.equal else 1

@@ -1,0 +1,209 @@
+"""Which state dict is taken, what is said of the rest, and when a person has to choose."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sdconvert
+from sdconvert.source import FileSource
+from tests.conftest import Converted
+from tests.outputs import contents
+
+
+def net(seed: int = 0, *, width: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+SD = net().state_dict()
+LOOSE = {"weight": torch.randn(2, 2), "bias": torch.randn(2)}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "state_dict",
+        "model_state_dict",
+        "model",
+        "model_state",
+        "net",
+        "network",
+        "weights",
+        "params",
+        "module",
+        "MODEL",
+    ],
+)
+def test_a_wrapper_key_is_found(wrap: str, converted: Converted) -> None:
+    report, found = converted({"epoch": 3, wrap: SD, "args": {"lr": 0.1}})
+    assert (report.kind, report.key) == ("wrapped", wrap)
+    assert found.keys() == SD.keys()
+    assert {one.name for one in report.skipped} == {"epoch", "args"}
+
+
+def test_a_wrapper_is_found_however_deep(converted: Converted) -> None:
+    report, _ = converted({"a": {"b": [{"state_dict": SD, "x": torch.ones(1)}]}})
+    assert report.key == "a.b.0.state_dict"
+
+
+def test_optimizer_state_is_left_out_by_its_shape_and_by_its_name(converted: Converted) -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    for name in ("optimizer", "odd_name", "optimizer_states"):
+        state = [optimizer.state_dict()] if name == "optimizer_states" else optimizer.state_dict()
+        report, found = converted({"anything": model.state_dict(), name: state, "rng_state": torch.get_rng_state()})
+        assert report.key == "anything"
+        assert found.keys() == SD.keys()
+
+
+def test_a_lightning_checkpoint(converted: Converted) -> None:
+    report, found = converted(
+        {
+            "epoch": 1,
+            "state_dict": OrderedDict((f"model.{name}", tensor) for name, tensor in SD.items()),
+            "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.1)}},
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}],
+            "hyper_parameters": {"lr": 1e-3},
+        }
+    )
+    assert list(found) and all(name.startswith("model.") for name in found)
+    assert {one.name: one.why for one in report.skipped}["callbacks"] == "outside of the state dict (1 tensor)"
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        {"generator": SD, "discriminator": net(1).state_dict()},
+        {"teacher": net(), "student": net(1)},
+        {"actor_state_dict": SD, "critic_state_dict": net(1).state_dict()},
+        [SD, net(1).state_dict()],
+        {"model": SD, "ema": net(1, width=5).state_dict(), "net": net(2, width=6).state_dict()},
+    ],
+)
+def test_several_complete_ones_are_a_choice(obj: Any, converted: Converted) -> None:
+    with pytest.raises(sdconvert.ChoiceError, match="--key") as caught:
+        converted(obj)
+    assert len(caught.value.candidates) >= 2
+    for candidate in caught.value.candidates:
+        assert candidate.tensors == 4
+        assert converted(obj, key=candidate.key)[0].key == candidate.key
+
+
+def test_a_list_of_agents_is_chosen_from_by_index(converted: Converted) -> None:
+    agents = {"agents": [{"q_network": net(i).state_dict(), "target": net(i).state_dict()} for i in range(3)]}
+    _, found = converted(agents, key="agents.1.q_network")
+    assert torch.equal(found["0.weight"], net(1).state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize("ema", ["ema", "model_ema", "ema_state_dict", "swa_model"])
+def test_raw_weights_win_over_averaged_ones_of_the_same_names_and_it_is_said(ema: str, converted: Converted) -> None:
+    report, found = converted({ema: net(1).state_dict(), "generator": SD})
+    assert report.key == "generator"
+    assert torch.equal(found["0.weight"], SD["0.weight"])
+    assert [other.key for other in report.others] == [ema]
+    assert ema in report.warnings[0]
+
+
+def test_loose_tensors_are_taken_together_with_dotted_names(converted: Converted) -> None:
+    report, found = converted({"model": {"encoder": {"layer0": LOOSE}, "decoder": LOOSE}, "step": 4})
+    assert report.key == "model"
+    assert sorted(found) == ["decoder.bias", "decoder.weight", "encoder.layer0.bias", "encoder.layer0.weight"]
+
+
+def test_a_single_tensor_and_a_list_of_them(converted: Converted) -> None:
+    assert list(converted(torch.ones(2))[1]) == ["tensor"]
+    assert sorted(converted([torch.ones(2), torch.zeros(1)])[1]) == ["0", "1"]
+
+
+def test_a_model_in_an_object_of_an_unknown_class(converted: Converted) -> None:
+    report, _ = converted(Learner(net()))
+    assert (report.kind, report.key) == ("module", "model")
+    assert f"{__name__}.Learner" in report.unknown_globals
+
+
+class Learner:
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.lr = model, 0.1
+
+
+def test_what_is_not_a_tensor_among_the_weights_is_left_out_and_said(converted: Converted) -> None:
+    report, found = converted({"a.w": torch.ones(1), "steps": 7, "name": "x", "none": None, "_extra_state": {"v": 1}})
+    assert list(found) == ["a.w"]
+    assert {one.name: one.why for one in report.skipped} == {
+        "steps": "not a tensor (int)",
+        "name": "not a tensor (str)",
+        "none": "None",
+        "_extra_state": "no tensors in it",
+    }
+
+
+def test_two_tensors_never_get_one_name(converted: Converted) -> None:
+    with pytest.raises(sdconvert.UnreadableError, match="both be named '1'"):
+        converted({1: torch.ones(1), "1": torch.zeros(1)})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_cannot_be_written_is_refused_by_name_and_can_be_excluded(converted: Converted) -> None:
+    obj = {"a.w": torch.ones(2), "q.w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}
+    with pytest.raises(sdconvert.UnsupportedError, match=r"q\.w is quantized.*--exclude"):
+        converted(obj)
+    assert list(converted(obj, names=sdconvert.Names(exclude=("q.*",)))[1]) == ["a.w"]
+
+
+def test_only_training_state_is_an_error_that_says_so(converted: Converted) -> None:
+    with pytest.raises(sdconvert.UnreadableError, match="only training state. --key optimizer"):
+        converted({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}})
+
+
+def test_a_wrong_key_lists_what_there_is(converted: Converted) -> None:
+    with pytest.raises(sdconvert.ChoiceError, match="nothing at key 'modle'. There is model"):
+        converted({"model": SD}, key="modle")
+
+
+def test_extras_are_json(tmp_path: Path) -> None:
+    torch.save(
+        {"state_dict": SD, "epoch": 3, "hyper": {"lr": float("nan"), "size": (1, 2)}, "o": Learner(net())},
+        tmp_path / "m.pt",
+    )
+    sdconvert.convert(tmp_path / "m.pt", extras=tmp_path / "e.json")
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["epoch"] == 3
+    assert found["hyper"] == {"lr": "nan", "size": [1, 2]}
+
+
+def test_only_the_weights_bytes_are_read_of_a_training_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(*[nn.Linear(400, 400) for _ in range(4)])
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "m.pt")
+    read = 0
+    original = FileSource.readinto
+
+    def counted(self: FileSource, offset: int, buffer: memoryview) -> None:
+        nonlocal read
+        read += len(buffer)
+        original(self, offset, buffer)
+
+    monkeypatch.setattr(FileSource, "readinto", counted)
+    report = sdconvert.convert(tmp_path / "m.pt")
+    assert (tmp_path / "m.pt").stat().st_size > 2.9 * report.bytes
+    assert read < report.bytes + 200_000  # The pickle, the directory and the headers of the records.
+    assert contents(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+
+
+def test_a_model_among_the_hyper_parameters_is_not_the_one_that_was_trained(converted: Converted) -> None:
+    report, _ = converted({"state_dict": SD, "hyper_parameters": {"net": net(1)}})
+    assert report.key == "state_dict"
+    assert {one.name: one.why for one in report.skipped}["hyper_parameters"] == "outside of the state dict (4 tensors)"
