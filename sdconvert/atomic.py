@@ -201,13 +201,18 @@ def check_target(path: Path, *, overwrite: bool, source: FileSource | None) -> N
         raise OutputError(f"{path}: there is no directory {path.parent}. Create it first")
     if found is None:
         return
-    if source is not None:
-        with suppress(OSError):
-            if source.is_same_file(path.stat()):
-                raise OutputError(f"{path}: is the source itself. Name another output")
+    if source is not None and _is_source(path, source):
+        raise OutputError(f"{path}: is the source itself. Name another output")
     if stat.S_ISDIR(found.st_mode):
         raise OutputError(f"{path}: is a directory. Name a file in it")
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
         raise OutputError(f"{path}: is not a regular file. Name another output")
     if not overwrite:
         raise OutputError(f"{path}: exists already. --overwrite replaces it")
+
+
+def _is_source(path: Path, source: FileSource) -> bool:
+    try:
+        return source.is_same_file(path.stat())
+    except OSError:  # A link to nowhere.
+        return False

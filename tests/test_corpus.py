@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sdconvert
-from sdconvert.errors import SdconvertError, UnsupportedError
+from sdconvert.errors import SdconvertError
 from tests.corpus import Sample, samples
 from tests.outputs import contents, described
 

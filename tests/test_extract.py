@@ -75,7 +75,7 @@ def test_a_lightning_checkpoint(converted: Converted) -> None:
             "hyper_parameters": {"lr": 1e-3},
         }
     )
-    assert list(found) and all(name.startswith("model.") for name in found)
+    assert {name.partition(".")[0] for name in found} == {"model"}
     assert {one.name: one.why for one in report.skipped}["callbacks"] == "outside of the state dict (1 tensor)"
 
 
@@ -160,12 +160,12 @@ def test_what_cannot_be_written_is_refused_by_name_and_can_be_excluded(converted
 
 
 def test_only_training_state_is_an_error_that_says_so(converted: Converted) -> None:
-    with pytest.raises(sdconvert.UnreadableError, match="only training state. --key optimizer"):
+    with pytest.raises(sdconvert.UnreadableError, match=r"only training state\. --key optimizer"):
         converted({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}})
 
 
 def test_a_wrong_key_lists_what_there_is(converted: Converted) -> None:
-    with pytest.raises(sdconvert.ChoiceError, match="nothing at key 'modle'. There is model"):
+    with pytest.raises(sdconvert.ChoiceError, match=r"nothing at key .modle.\. There is model"):
         converted({"model": SD}, key="modle")
 
 

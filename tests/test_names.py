@@ -53,7 +53,7 @@ def test_two_tensors_never_get_one_name() -> None:
 def test_filters_are_shell_patterns_and_must_fit_something() -> None:
     assert applied(Names(include=("enc.*",), exclude=("*.bias",)), "enc.w", "enc.bias", "dec.w") == ["enc.w"]
     for wrong in (Names(include=("x*",)), Names(exclude=("x*",))):
-        with pytest.raises(sdconvert.ChoiceError, match="fits no tensor. The first is 'a'"):
+        with pytest.raises(sdconvert.ChoiceError, match=r"fits no tensor\. The first is 'a'"):
             applied(wrong, "a")
     with pytest.raises(sdconvert.ChoiceError, match="leave no tensor"):
         applied(Names(exclude=("*",)), "a")

@@ -232,8 +232,6 @@ CASES: list[Case] = [
             "dtype-twice": lambda: torch_zip(
                 dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<") + order(">"))))
             ),
-                dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<") + order(">"))))
-            ),
             "dtype-array": lambda: torch_zip(
                 dict_of(("w", array((1,), blob(b"abcd"), DTYPE + order("<", tuple_of(DTYPE, (2,))))))
             ),

@@ -1,0 +1,144 @@
+"""The command line: exit codes, one line for each failure, one document for machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SD = {"a.weight": torch.randn(3, 4), "b.bias": torch.randn(3)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`run("to-safetensors", ...)` in a directory that holds ``m.pt``."""
+    torch.save(SD, tmp_path / "m.pt")
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "sdconvert", *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_the_output_is_beside_the_source_by_default(run: Run, tmp_path: Path) -> None:
+    done = run("to-safetensors", "m.pt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("m.pt -> m.safetensors\n")
+    assert (tmp_path / "m.safetensors").is_file()
+
+
+def test_json_is_one_document_with_all_that_happened(run: Run, tmp_path: Path) -> None:
+    done = run("to-safetensors", "m.pt", "--json")
+    report = json.loads(done.stdout)
+    keys = "source container kind key outputs tensors bytes aliases skipped globals warnings verified seconds"
+    assert set(keys.split()) <= report.keys()
+    assert report["outputs"] == [{"path": "m.safetensors", "bytes": (tmp_path / "m.safetensors").stat().st_size}]
+    assert (report["tensors"], report["bytes"], report["verified"]) == (2, 60, True)
+    assert report["globals"]["unknown"] == []
+
+
+def test_quiet_says_nothing(run: Run) -> None:
+    assert run("to-safetensors", "m.pt", "-q").stdout == ""
+
+
+def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
+    report = json.loads(run("to-safetensors", "m.pt", "--dry-run", "--json").stdout)
+    assert (report["outputs"], report["verified"], report["tensors"]) == ([], False, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("to-safetensors", "nowhere.pt"),
+        ("to-safetensors", "."),
+        ("to-safetensors", "m.pt", "no/such/dir/o.safetensors"),
+        ("to-safetensors", "m.pt", "m.pt"),
+        ("to-safetensors", "m.pt", "."),
+        ("to-safetensors", "m.pt", "/dev/null"),
+        ("to-safetensors", "/dev/zero", "o.safetensors"),
+        ("to-safetensors", "m.pt", "--key", "x"),
+        ("to-safetensors", "m.pt", "--include", "x*"),
+        ("to-safetensors", "m.pt", "--dtype", "int8"),
+        ("to-safetensors", "m.pt", "--metadata", "format=np"),
+        ("to-pt", "m.pt"),
+        ("verify", "m.pt", "nowhere.pt"),
+    ],
+)
+def test_every_refusal_is_one_line_and_exit_code_1(args: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    done = run(*args)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sdconvert: error: ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("nonsense",), ("to-safetensors",), ("to-safetensors", "m.pt", "--rename", "x"), ("verify", "m.pt")]
+)
+def test_wrong_usage_is_exit_code_2(args: tuple[str, ...], run: Run) -> None:
+    assert run(*args).returncode == 2
+
+
+@pytest.mark.parametrize("other", ["m.pt", "./m.pt", "link.pt", "hard.pt"])
+def test_the_source_is_never_the_output(other: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "link.pt").symlink_to("m.pt")
+    (tmp_path / "hard.pt").hardlink_to(tmp_path / "m.pt")
+    before = (tmp_path / "m.pt").read_bytes()
+    done = run("to-safetensors", "m.pt", other, "--overwrite")
+    assert (done.returncode, "is the source itself" in done.stderr) == (1, True)
+    assert (tmp_path / "m.pt").read_bytes() == before
+
+
+def test_an_output_that_exists_is_kept_unless_overwrite_is_given(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "o.safetensors").write_text("mine")
+    assert "--overwrite replaces it" in run("to-safetensors", "m.pt", "o.safetensors").stderr
+    assert (tmp_path / "o.safetensors").read_text() == "mine"
+    assert run("to-safetensors", "m.pt", "o.safetensors", "--overwrite").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pt", "o.safetensors"]
+
+
+def test_the_mode_is_what_the_umask_leaves(run: Run, tmp_path: Path, umask: Callable[[int], None]) -> None:
+    umask(0o027)
+    for flags in ((), ("--overwrite",)):
+        run("to-safetensors", "m.pt", "o.safetensors", *flags)
+        assert (tmp_path / "o.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_debug_shows_where_an_error_arose(run: Run) -> None:
+    assert "Traceback" in run("to-safetensors", "nowhere.pt", "--debug").stderr
+
+
+def test_choices_are_data_in_json(run: Run, tmp_path: Path) -> None:
+    torch.save({"g": SD, "d": dict(SD)}, tmp_path / "gan.pt")
+    answer = json.loads(run("to-safetensors", "gan.pt", "--json").stdout)
+    assert [one["key"] for one in answer["candidates"]] == ["g", "d"]
+
+
+def test_verify_says_by_its_exit_code_whether_weights_are_equal(run: Run, tmp_path: Path) -> None:
+    run("to-safetensors", "m.pt")
+    assert run("verify", "m.pt", "m.safetensors").returncode == 0
+    torch.save(SD | {"b.bias": torch.zeros(3)}, tmp_path / "x.pt")
+    done = run("verify", "m.pt", "x.pt")
+    assert (done.returncode, "b.bias: its values differ" in done.stdout) == (1, True)
+    one, other = (run("verify", "--digest", name).stdout.split()[0] for name in ("m.pt", "m.safetensors"))
+    assert one == other
+
+
+def test_a_cast_is_torchs(run: Run, tmp_path: Path) -> None:
+    assert run("to-safetensors", "m.pt", "o.safetensors", "--dtype", "bf16").returncode == 0
+    from tests.outputs import contents
+
+    assert torch.equal(contents(tmp_path / "o.safetensors")["a.weight"], SD["a.weight"].bfloat16())

@@ -1,0 +1,117 @@
+"""The house: imports go one way, files stay small, and importing the package costs little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sdconvert
+
+PACKAGE = Path(sdconvert.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Each may import what stands before it, and its own row.
+ROWS = [
+    "errors limits dtypes crc32",
+    "source tensor",
+    "inflated gather progress",
+    "pickles.nodes pickles.window pickles.opcodes pickles.machine",
+    "checkpoint",
+    "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",
+    "formats.protocol formats.storages formats.zipdir formats.tardir formats.torch_archive formats.torchscript",
+    "formats.torch_zip formats.torch_legacy formats.torch_tar formats.bare_pickle formats.gzipped formats.safetensors",
+    "formats.foreign formats",
+    "names search",
+    "extract extras",
+    "plan",
+    "stream atomic",
+    "writers.safetensors writers.torch_zip writers report",
+    "convert",
+    "verify",
+    "",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
+]
+RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, when it is imported or later."""
+    found: set[str] = set()
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = parts[: len(parts) - node.level] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                inner = ".".join([*base, alias.name])
+                found.add(inner if inner in RANK else ".".join(base))
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    assert {module(path) for path in FILES} == RANK.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_go_one_way(path: Path) -> None:
+    upward = {name for name in imported(path) if RANK[name] > RANK[module(path)]}
+    if module(path) in ("errors", "cli"):  # For a type only; for the version only.
+        upward -= {"checkpoint", ""}
+    assert upward == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("name", ["sdconvert", "sdconvert.cli"])
+def test_importing_it_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys, {name}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "numpy", "huggingface_hub", "safetensors", "tqdm"} & set(loaded) == set()
+
+
+def test_the_public_names() -> None:
+    assert sorted(sdconvert.__all__) == sorted(
+        [
+            "Candidate",
+            "ChoiceError",
+            "Difference",
+            "Limits",
+            "MismatchError",
+            "Names",
+            "OpenCheckpoint",
+            "Output",
+            "OutputError",
+            "Report",
+            "SdconvertError",
+            "Skipped",
+            "StateDict",
+            "TensorRef",
+            "UnreadableError",
+            "UnsupportedError",
+            "Verification",
+            "__version__",
+            "convert",
+            "digest",
+            "open",
+            "verify",
+        ]
+    )
+    assert all(hasattr(sdconvert, name) for name in sdconvert.__all__)
+
+
+def test_nothing_in_the_package_can_unpickle() -> None:
+    for path in FILES:
+        tree = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.id for node in tree if isinstance(node, ast.Name)}
+        modules = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+        assert "pickle" not in modules, path
+        assert {"eval", "exec", "__import__", "compile", "marshal"} & names == set(), path
