@@ -31,6 +31,7 @@ _TRAINING = re.compile(
 )
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow)([._]|$|\d)|(^|[._])ema|ema$", re.IGNORECASE)
 _DEPTH = 64
+_LONGEST_KEY = 300  # Parts of a key.
 
 LOOSE, COMPLETE, WRAPPED = 0, 1, 2
 
@@ -281,6 +282,8 @@ def walk(root: Value, key: str) -> Found | None:
     """The node at a dotted path; parts may be list indexes, names with dots in them, and a module's children."""
     if key in ("", "."):
         return Found((), root, WRAPPED)
+    if key.count(".") > _LONGEST_KEY:
+        return None
     todo: list[tuple[Value, list[str], Path]] = [(root, key.split("."), ())]
     for _ in range(10_000):
         if not todo:

@@ -56,7 +56,11 @@ class FileSource:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UnreadableError(f"{self.name}: cannot be opened: {reason}") from error
-        self._stat = os.fstat(self._fd)
+        try:
+            self._stat = os.fstat(self._fd)
+        except OSError as error:
+            self.close()
+            raise UnreadableError(f"{self.name}: cannot be looked at: {error.strerror}") from error
         if not stat.S_ISREG(self._stat.st_mode):
             os.close(self._fd)
             what = "a directory" if stat.S_ISDIR(self._stat.st_mode) else "not a regular file"
@@ -81,7 +85,10 @@ class FileSource:
     def check_unchanged(self) -> None:
         """UnreadableError if the file is not the one that was opened, in size and time of change."""
         # Not ctime: that also moves when a link is added or a mode is set, which changes no bytes.
-        now, then = os.fstat(self._fd), self._stat
+        try:
+            now, then = os.fstat(self._fd), self._stat
+        except OSError as error:
+            raise UnreadableError(f"cannot be looked at any more: {error.strerror}") from error
         if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
             raise UnreadableError("was changed while it was read. Try again when it is complete")
 

@@ -71,10 +71,10 @@ class _Classes:
     def get(self, qualified: str) -> _Class | None:
         """The class ``__torch__.a.b.C`` of ``code/__torch__/a/b.py``; None when the archive does not have it."""
         module, _, name = qualified.rpartition(".")
-        if module not in self.files:
-            record = f"{self.root}code/{module.replace('.', '/')}.py"
-            self.files[module] = self.parse(record) if record in self.directory.records else {}
-        return self.files[module].get(name)
+        record = f"{self.root}code/{module.replace('.', '/')}.py"
+        if record not in self.files:
+            self.files[record] = self.parse(record) if record in self.directory.records else {}
+        return self.files[record].get(name)
 
     def parse(self, record: str) -> dict[str, _Class]:
         with within(record):
