@@ -19,12 +19,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+
+def make(what: str, path: str) -> None:
+    """Save a checkpoint. In a process of its own: a child's peak memory begins with its parent's."""
+    import torch
+
+    if what == "small":
+        state = {f"layers.{i}.weight": torch.randn(100, 100) for i in range(25)}
+    elif what == "many":
+        state = {f"layers.{i // 10}.weight{i}": torch.randn(4, 4) for i in range(100_000)}
+    else:
+        state = language_model(float(what) * 1e9)
+    torch.save(state, path)
 
 
 def language_model(nbytes: float) -> dict[str, torch.Tensor]:
     """A state dict of 32 layers and about `nbytes` bytes; the first and last name are one tensor."""
+    import torch
+
     layers, vocabulary = 32, 32_000
     width = max(64, int(2048 * (nbytes / 3e9) ** 0.5) // 64 * 64)
     inner = max(64, int((nbytes - vocabulary * width * 2) / layers / 2 - 4 * width * width) // (3 * width))
@@ -74,7 +91,15 @@ def pairs(label: str, source: Path, count: int, copies: bool) -> None:
     print(f"{row}   peak {peak / 2**20:.1f} MiB", flush=True)
 
 
+def saved(what: str, path: Path) -> None:
+    """`make`, elsewhere."""
+    subprocess.run([sys.executable, __file__, "--make", what, str(path)], check=True)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--make"]:
+        make(*sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="*", default=[3.0], help="sizes of the large checkpoints")
     parser.add_argument("--pairs", type=int, default=5)
@@ -82,12 +107,12 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         source = Path(directory) / "model.pt"
-        torch.save({f"layers.{i}.weight": torch.randn(100, 100) for i in range(25)}, source)
+        saved("small", source)
         pairs("1 MB", source, args.pairs, copies=False)
-        torch.save({f"layers.{i // 10}.weight{i}": torch.randn(4, 4) for i in range(100_000)}, source)
+        saved("many", source)
         pairs("100,000 small tensors", source, args.pairs, copies=False)
         for size in args.gigabytes:
-            torch.save(language_model(size * 1e9), source)
+            saved(str(size), source)
             pairs(f"{size:g} GB, 290 tensors, tied", source, args.pairs, copies=True)
 
 

@@ -27,6 +27,7 @@ _Item = TypeVar("_Item")
 
 CHUNK = 4 << 20
 _TILE = 16 << 20  # Gathered tensors are cut into larger units: the rows of a transposed matrix are its short runs.
+_FEW = 4  # Parts of a unit whose checksums are joined.
 _ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
 
 Progress = Callable[[int], None]
@@ -96,16 +97,19 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
     def move(unit: tuple[int, list[_Part]], buffer: memoryview, scratch: memoryview) -> int:
         at, parts = unit
         end = 0
+        known: list[tuple[int, int]] = []  # CRC-32 and bytes of the parts of which it was taken.
         for entry, start, elements, framed in parts:
             if framed is not None:
                 buffer[end : end + len(framed.head)] = framed.head
                 end += len(framed.head)
             begin, end = end, end + elements * entry.dtype.itemsize
             try:
-                _read(entry, start, buffer[begin:end], scratch, copied.read)
+                crc = _read(entry, start, buffer[begin:end], scratch, copied.read)
             except SdconvertError as error:
                 error.places.insert(0, entry.name)
                 raise
+            if framed is None and crc is not None:
+                known.append((crc, end - begin))
             if framed is not None and framed.tail is not None:
                 crc = copied.crcs[framed.at] = zlib.crc32(buffer[begin:end])
                 buffer[end : end + framed.tail.nbytes] = framed.tail.make(crc, end - begin)
@@ -113,7 +117,9 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
         data = buffer[:end]
         write(fd, data, at)
         _start_writeback(fd, at, end)
-        copied.chunks.append(Chunk(at, end, zlib.crc32(data)))
+        # For a few large parts, joining their checksums is cheaper than taking one of them all again.
+        joined = len(parts) <= _FEW and len(known) == len(parts)
+        copied.chunks.append(Chunk(at, end, _joined(known) if joined else zlib.crc32(data)))
         return end
 
     in_threads(work, units, nbytes, threads, progress)
@@ -141,21 +147,33 @@ def _framed_nbytes(placed: Placed) -> int:
     return len(placed.head) + placed.entry.nbytes + (placed.tail.nbytes if placed.tail else 0)
 
 
-def _read(entry: Entry, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]) -> None:
+def _read(
+    entry: Entry, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]
+) -> int | None:
+    """Fill `out` with an entry's elements; their CRC-32 if it had to be taken for the source's sake."""
     tensor = entry.tensor
     if not out:
-        return
+        return None
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
-        return
+        return None
     if not fill(tensor, start, out, scratch):
-        return
+        return None
     piece = tensor.pieces[0]
     storage = piece.storage
-    if storage.crc32 is not None:
-        at = (piece.offset + start) * tensor.dtype.itemsize
-        # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
-        read.setdefault(storage, []).append(Chunk(at, len(out), zlib.crc32(out)))
+    if storage.crc32 is None:
+        return None
+    at, crc = (piece.offset + start) * tensor.dtype.itemsize, zlib.crc32(out)
+    # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
+    read.setdefault(storage, []).append(Chunk(at, len(out), crc))
+    return crc
+
+
+def _joined(parts: list[tuple[int, int]]) -> int:
+    crc = 0
+    for part, nbytes in parts:
+        crc = combine(crc, part, nbytes)
+    return crc
 
 
 def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
