@@ -13,7 +13,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -27,6 +26,9 @@ _Item = TypeVar("_Item")
 
 CHUNK = 4 << 20
 _TILE = 16 << 20  # Gathered tensors are cut into larger units: the rows of a transposed matrix are its short runs.
+# Bytes of one write, as cp's. The page cache takes memory in pieces of a write's size, and large pieces
+# are the ones that a virtual machine has to fetch from its host first.
+_WRITE = 128 << 10
 _FEW = 4  # Parts of a unit whose checksums are joined.
 _ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
 
@@ -116,7 +118,6 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
                 end += framed.tail.nbytes
         data = buffer[:end]
         write(fd, data, at)
-        _start_writeback(fd, at, end)
         # For a few large parts, joining their checksums is cheaper than taking one of them all again.
         joined = len(parts) <= _FEW and len(known) == len(parts)
         copied.chunks.append(Chunk(at, end, _joined(known) if joined else zlib.crc32(data)))
@@ -272,19 +273,12 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
     in_threads(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
 
 
-def _start_writeback(fd: int, at: int, nbytes: int) -> None:
-    """Let the disk begin now rather than at the sync; pages that are not yet written stay in the cache."""
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # A hint; what it cannot be given for is synced all the same.
-            os.posix_fadvise(fd, at, nbytes, os.POSIX_FADV_DONTNEED)
-
-
 def write(fd: int, data: memoryview | bytes, at: int) -> None:
     """Write all of `data` at byte `at`. OSError as the system gives it."""
     view = memoryview(data)
     done = 0
     while done < len(view):
-        done += os.pwrite(fd, view[done:] if done else view, at + done)
+        done += os.pwrite(fd, view[done : done + _WRITE], at + done)
 
 
 def in_threads(
