@@ -1,10 +1,11 @@
 """Get the weights out of any PyTorch checkpoint, safely, and put them where they are wanted."""
 
 from .checkpoint import Candidate, Skipped, StateDict
-from .convert import OpenCheckpoint, convert, open  # noqa: A004 - sdconvert.open is its name
+from .convert import convert
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
 from .limits import Limits
 from .names import Names
+from .opening import OpenCheckpoint, open  # noqa: A004 - sdconvert.open is its name
 from .report import Output, Report
 from .tensor import TensorRef
 from .verify import Difference, Verification, digest, verify

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
-from .source import FileSource
+from .source import Origin
 
 _HIDDEN = ".sdconvert-tmp"
 # What open(2) says where O_TMPFILE, or linking it, does not exist.
@@ -188,7 +188,7 @@ def syncing(file: NewFile) -> Iterator[None]:
         raise failures[0]
 
 
-def check_target(path: Path, *, overwrite: bool, source: FileSource | None) -> None:
+def check_target(path: Path, *, overwrite: bool, source: Origin | None) -> None:
     """OutputError before any work is done, when the output cannot be what was asked for."""
     try:
         found = path.lstat()
@@ -211,7 +211,7 @@ def check_target(path: Path, *, overwrite: bool, source: FileSource | None) -> N
         raise OutputError(f"{path}: exists already. --overwrite replaces it")
 
 
-def _is_source(path: Path, source: FileSource) -> bool:
+def _is_source(path: Path, source: Origin) -> bool:
     try:
         return source.is_same_file(path.stat())
     except OSError:  # A link to nowhere.

@@ -1,8 +1,8 @@
 """What a file holds (`Checkpoint`) and what we want of it (`StateDict`), as plain data.
 
 The tree below `Checkpoint.root` is made of None, bool, int, float, complex, str, bytes,
-list (tuples and sets too), `Dict`, `Object`, `TensorRef`, `TypedStorage`, `LostTensor`
-and `Global`, the last being a mere name. It may share nodes and be cyclic, as pickles may.
+list (tuples and sets too), `Dict`, `Object`, `TensorRef`, `EncodedTensor`, `TypedStorage`,
+`LostTensor` and `Global`, the last being a mere name. It may share nodes and be cyclic, as pickles may.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = [
     "Candidate",
     "Checkpoint",
     "Dict",
+    "EncodedTensor",
+    "Encoding",
     "Global",
     "LostTensor",
     "Object",
@@ -85,6 +87,29 @@ class LostTensor:
     empty: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedTensor:
+    """A tensor that no plain tensor can be: quantized, sparse, complex128, a subclass. Plain ones and a recipe stand
+    for it.
+
+    `parts` are the plain tensors, by their role in the recipe; `recipe` is JSON-ready data, with
+    the key ``encoding`` for what kind it is. `dtype` and `shape` are those that torch gives the whole.
+    """
+
+    recipe: Mapping[str, Any]
+    parts: Mapping[str, TensorRef]
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Where the parts of an encoded tensor are in a state dict: `parts` gives the name of each by its role."""
+
+    recipe: Mapping[str, Any]
+    parts: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A file, understood: a tree with `TensorRef` leaves.
@@ -128,8 +153,8 @@ class StateDict:
     """Names and tensors, in order, and what was decided on the way to them.
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
-    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``. `aliases` are the names that the file
-    itself declares to be the same tensor as another. `others` could have been meant too.
+    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``. `encoded` says which of the tensors
+    are parts of one that is not plain, by that one's name. `others` could have been meant too.
     """
 
     tensors: Mapping[str, TensorRef]
@@ -139,6 +164,7 @@ class StateDict:
     warnings: tuple[str, ...] = ()
     others: tuple[Candidate, ...] = ()
     leftovers: Value = None
+    encoded: Mapping[str, Encoding] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

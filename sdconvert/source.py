@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,49 @@ class Source(Protocol):
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `offset` on. UnreadableError if they are not all there."""
+
+
+class Origin(Protocol):
+    """What a conversion is asked to read: a file, a directory, something remote. It is closed when that is done.
+
+    `name` is for messages, `nbytes` the bytes of all of it, `stem` the path, without an ending, that an
+    output is called after when nobody names one.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def stem(self) -> Path: ...
+
+    def check_unchanged(self) -> None:
+        """UnreadableError if what was read is not any more what was opened."""
+
+    def is_same_file(self, other: os.stat_result) -> bool:
+        """Whether `other` is the stat of a file of it, by whatever path it was found."""
+
+    def close(self) -> None:
+        """Let go of it; nothing of it can be read any more."""
+
+
+class Folder(Origin, Protocol):
+    """Files under names: a directory, a part of a repository. Names are relative, with slashes, never ``..``.
+
+    `entry` is the name of the file in it that was asked for, such as an index, "" for all of it.
+    """
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """The bytes of every file, by name, in the order of names."""
+
+    @property
+    def entry(self) -> str: ...
+
+    def open(self, name: str) -> Source:
+        """The file called `name`, the same object every time. UnreadableError if there is none."""
 
 
 def read(source: Source, offset: int, count: int) -> bytes:
@@ -66,7 +110,7 @@ class FileSource:
             what = "a directory" if stat.S_ISDIR(self._stat.st_mode) else "not a regular file"
             raise UnreadableError(f"{self.name}: is {what}. Give the checkpoint file itself")
         self.nbytes = self._stat.st_size
-        self.path = Path(self.name)
+        self.stem = Path(self.name).with_suffix("") if Path(self.name).name else Path(self.name)
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         wanted, done = len(buffer), 0

@@ -128,6 +128,17 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
     return copied
 
 
+def together(parts: Sequence[Copied]) -> Copied:
+    """What was read for several outputs, for one check of the storages that they share."""
+    if len(parts) == 1:
+        return parts[0]
+    read: dict[Storage, list[Chunk]] = {}
+    for part in parts:
+        for storage, chunks in part.read.items():
+            read.setdefault(storage, []).extend(chunks)
+    return Copied([], read, {})
+
+
 def _frame_large(placed: Sequence[Placed], fd: int, copied: Copied) -> None:
     """Write head and tail of the entries that were cut, whose checksums are those of their chunks joined."""
     cut = [one for one in placed if (one.head or one.tail) and _framed_nbytes(one) > CHUNK]

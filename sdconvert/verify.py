@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .checkpoint import StateDict, TensorRef
-from .convert import PathLike
-from .convert import open as open_checkpoint
 from .errors import printable, within
 from .gather import fill
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
+from .opening import PathLike
+from .opening import open as open_checkpoint
 from .progress import Bar, no_bar
 from .report import human
 from .stream import CHUNK, in_threads
@@ -120,7 +120,7 @@ def verify(
                 return 0  # An earlier element is known to differ.
             nbytes = piece.elements * piece.first.dtype.itemsize
             left, right = buffer[:nbytes], buffer[_HALF : _HALF + nbytes]
-            for path, tensor, part in ((one.path, piece.first, left), (other.path, piece.second, right)):
+            for path, tensor, part in ((one.name, piece.first, left), (other.name, piece.second, right)):
                 with within(f"{path}: {piece.name}"):
                     fill(tensor, piece.start, part, scratch)
             # bytes are compared by memcmp, memoryviews one by one.
@@ -133,9 +133,9 @@ def verify(
         total = sum(tensor.nbytes for _, tensor, _ in same)
         with progress("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
-        for source in (one.source, other.source):
-            with within(str(source.path)):
-                source.check_unchanged()
+        for opened in (one, other):
+            with within(opened.name):
+                opened.origin.check_unchanged()
         by_name = {name: tensor for name, tensor, _ in same}
         for name, places in wrong.items():
             where = _index(min(places), by_name[name].shape)
@@ -143,7 +143,7 @@ def verify(
         order = {name: number for number, name in enumerate([*ours, *theirs])}
         differences.sort(key=lambda difference: order[difference.name])
         return Verification(
-            str(one.path), str(other.path), tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
+            one.name, other.name, tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
         )
 
 
@@ -228,9 +228,9 @@ def digest(
             return tensor.nbytes
 
         total = sum(tensor.nbytes for tensor in unique)
-        with within(str(opened.path)), progress("digesting", total) as update:
+        with within(opened.name), progress("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
-            opened.source.check_unchanged()
+            opened.origin.check_unchanged()
         whole = hashlib.sha256()
         for name in sorted(weights.tensors):
             tensor = weights.tensors[name]

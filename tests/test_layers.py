@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import what stands before it, and its own row.
 ROWS = [
     "errors limits dtypes crc32",
-    "source tensor",
+    "source tensor folder",
     "inflated gather progress",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
@@ -29,6 +29,8 @@ ROWS = [
     "plan",
     "stream atomic",
     "writers.safetensors writers.torch_zip writers report",
+    "output",
+    "opening",
     "convert",
     "verify",
     "",

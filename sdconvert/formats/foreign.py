@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from fnmatch import fnmatchcase
 
 from ..errors import SdconvertError, UnreadableError, UnsupportedError
+from ..source import Folder
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself. Run `git lfs pull`, or download it"),
@@ -54,11 +55,11 @@ def named(head: bytes, nbytes: int) -> SdconvertError:
     return UnreadableError(f"is not a checkpoint that is known here; it begins with {head[:8].hex(' ')}")
 
 
-def named_directory(path: Path) -> SdconvertError:
-    """The error that says what a directory holds; reading whole directories is not built yet."""
+def named_directory(folder: Folder) -> SdconvertError:
+    """The error that says what a directory holds that is not read here."""
 
     def there(pattern: str) -> bool:
-        return next(iter(path.glob(pattern)), None) is not None
+        return any(fnmatchcase(name, pattern) for name in folder.files)
 
     if there("*.index.json"):
         what = "a sharded checkpoint with an index. Convert its shards one by one"

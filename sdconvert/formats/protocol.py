@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..checkpoint import Checkpoint
 from ..limits import Limits
-from ..source import Source
+from ..source import Folder, Source
 
 Nested = Callable[[Source], Checkpoint]
 """Reads a checkpoint inside a checkpoint. Handed down, so that no format imports another."""
@@ -22,4 +22,16 @@ class Format(Protocol):
         """Whether the content is this container's; `head` is its first bytes (at most 512)."""
 
     def read(self, source: Source, nested: Nested, limits: Limits) -> Checkpoint:
+        """The checkpoint in it. UnreadableError or UnsupportedError if there is none to be had."""
+
+
+class DirectoryFormat(Protocol):
+    """A layout of several files. One module of this package each; `formats.DIRECTORIES` lists them."""
+
+    NAME: str
+
+    def sniff(self, folder: Folder) -> bool:
+        """Whether the names of the files in it are this layout's."""
+
+    def read(self, folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
         """The checkpoint in it. UnreadableError or UnsupportedError if there is none to be had."""

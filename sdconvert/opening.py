@@ -1,0 +1,94 @@
+"""From what a person names to an open checkpoint: which file or directory, which container, which state dict."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from . import formats
+from .checkpoint import Candidate, Checkpoint, StateDict
+from .errors import within
+from .extract import candidates, extract
+from .folder import LocalFolder
+from .limits import DEFAULT_LIMITS, Limits
+from .names import Names
+from .source import FileSource, Folder, Origin
+
+PathLike = str | os.PathLike[str]
+_INDEX = ".index.json"
+
+
+class OpenCheckpoint:
+    """A checkpoint that is open for looking: its tree and its state dict, no tensor in memory."""
+
+    def __init__(self, origin: Origin, checkpoint: Checkpoint, limits: Limits) -> None:
+        self.origin, self._limits = origin, limits
+        self.checkpoint = checkpoint
+
+    @property
+    def name(self) -> str:
+        """What was opened, as it was named."""
+        return self.origin.name
+
+    @property
+    def container(self) -> str:
+        """The name of its format, such as ``torch-zip``."""
+        return self.checkpoint.container
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Every state dict that could be meant."""
+        return candidates(self.checkpoint, limits=self._limits)
+
+    @cached_property
+    def state_dict(self) -> StateDict:
+        """The state dict there is. ChoiceError when there are several."""
+        return self.extract()
+
+    def extract(self, key: str | None = None, names: Names | None = None) -> StateDict:
+        """The state dict at `key`, or the one there is."""
+        with within(self.name):
+            return extract(self.checkpoint, key=key, names=names, limits=self._limits)
+
+    def close(self) -> None:
+        """Let go of the source; tensors of it cannot be read any more."""
+        self.origin.close()
+
+    def __enter__(self) -> OpenCheckpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint:  # noqa: A001 - sdconvert.open
+    """Open a checkpoint to look at it: a file or a directory. Headers are read, weights are not, nothing is run.
+
+    UnreadableError or UnsupportedError says what it is instead, and what to do.
+    """
+    origin = _locate(os.fspath(source))
+    try:
+        with within(origin.name):
+            if isinstance(origin, FileSource):
+                checkpoint = formats.read(origin, limits=limits)
+            else:
+                checkpoint = formats.read_folder(origin, limits=limits)
+        return OpenCheckpoint(origin, checkpoint, limits)
+    except BaseException:
+        origin.close()
+        raise
+
+
+def _locate(source: str) -> FileSource | Folder:
+    if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
+        return LocalFolder(source)
+    if source.endswith(_INDEX) and os.path.isfile(source):
+        path = Path(source)
+        folder = LocalFolder(path.parent, entry=path.name)
+        folder.stem = path.with_name(path.name.removesuffix(_INDEX)).with_suffix("")
+        return folder
+    return FileSource(source)

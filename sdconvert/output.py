@@ -1,0 +1,107 @@
+"""From layouts to files: written, read back and synced, all of them, before the first one gets its name."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import stream
+from .atomic import NewFile, new_file, syncing
+from .errors import OutputError, within
+from .progress import Bar
+from .stream import Placed
+from .writers import Layout
+
+
+@dataclass(frozen=True)
+class NewOutput:
+    """A file that is to be: what it will be called, and what will be in it, to the byte."""
+
+    path: Path
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class BytesLayout:
+    """A file without tensors, such as an index: its bytes are known."""
+
+    data: bytes
+    placed: tuple[Placed, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.data)
+
+    @property
+    def fixed(self) -> tuple[tuple[int, bytes], ...]:
+        """All of it."""
+        return ((0, self.data),)
+
+    def finish(self, crcs: Mapping[int, int]) -> tuple[tuple[int, bytes], ...]:
+        """Nothing."""
+        return ()
+
+
+@contextmanager
+def written(
+    outputs: Sequence[NewOutput],
+    *,
+    source: str,
+    overwrite: bool,
+    verify: bool,
+    threads: int | None,
+    progress: Bar,
+) -> Iterator[list[NewFile]]:
+    """The files, complete, synced and (with `verify`) read back, but without their names yet: `publish` gives them.
+
+    They are gone when the block ends, but for those that were published. UnreadableError, with `source`
+    in front, when the bytes that the tensors come from are not what they should be.
+    """
+    nbytes = sum(one.entry.nbytes for output in outputs for one in output.layout.placed)
+    total = sum(output.layout.nbytes for output in outputs)
+    copied: list[stream.Copied] = []
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(new_file(output.path, overwrite=overwrite, nbytes=output.layout.nbytes))
+            for output in outputs
+        ]
+        with progress("copying", nbytes) as update:
+            for file, output in zip(files, outputs, strict=True):
+                with within(source):
+                    copied.append(_copy(file, output.layout, threads, update))
+        with within(source):
+            storages = [
+                piece.storage for output in outputs for one in output.layout.placed for piece in one.entry.tensor.pieces
+            ]
+            stream.check_storages(stream.together(copied), storages, threads=threads)
+        with progress("verifying", total if verify else 0) as update:
+            for file, output, done in zip(files, outputs, copied, strict=True):
+                with syncing(file):
+                    if verify:
+                        stream.read_back(done.chunks, file.fd, threads=threads, progress=update)
+                if os.fstat(file.fd).st_size != output.layout.nbytes:
+                    raise OutputError(f"{file.path}: has the wrong size on the disk. Nothing was left behind")
+        yield files
+
+
+def _copy(file: NewFile, layout: Layout, threads: int | None, update: stream.Progress) -> stream.Copied:
+    nbytes = sum(one.entry.nbytes for one in layout.placed)
+    chunks = _write(file, layout.fixed)
+    copied = stream.copy(layout.placed, file.fd, nbytes=nbytes, threads=threads, progress=update)
+    chunks += _write(file, layout.finish(copied.crcs))
+    copied.chunks[:0] = chunks
+    return copied
+
+
+def _write(file: NewFile, parts: Iterable[tuple[int, bytes]]) -> list[stream.Chunk]:
+    """Write each (place, bytes); what reading back must find."""
+    chunks = []
+    for at, data in parts:
+        stream.write(file.fd, data, at)
+        chunks.append(stream.Chunk(at, len(data), zlib.crc32(data)))
+    return chunks
