@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import sdconvert
 from tests.corpus import CORPUS
+from tests.hub_server.fixtures import file_server, hub, pytest_runtest_makereport  # noqa: F401
 from tests.outputs import contents
 
 # Machines are shared and slow at times: no deadlines. `tmp_path` is fine inside a property, it is only written to.
