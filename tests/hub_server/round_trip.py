@@ -1,4 +1,4 @@
-"""The whole life of a repository, by the real client in a process of its own: ``python -m tests.hub_server.round_trip``.
+"""The whole life of a repository, by the real client: ``python -m tests.hub_server.round_trip``.
 
 Everything is checked against what was sent. It prints one line of JSON at the end; what goes wrong is a traceback.
 """
