@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from . import formats
+from . import formats, remote
 from .checkpoint import Candidate, Checkpoint, StateDict
 from .errors import within
 from .extract import candidates, extract
@@ -66,14 +66,14 @@ class OpenCheckpoint:
 
 
 def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint:  # noqa: A001 - sdconvert.open
-    """Open a checkpoint to look at it: a file or a directory. Headers are read, weights are not, nothing is run.
+    """Open a checkpoint to look at it: a file, a directory, a URL. Headers are read, weights are not, nothing is run.
 
     UnreadableError or UnsupportedError says what it is instead, and what to do.
     """
     origin = _locate(os.fspath(source))
     try:
         with within(origin.name):
-            if isinstance(origin, FileSource):
+            if isinstance(origin, FileSource | remote.RemoteSource):
                 checkpoint = formats.read(origin, limits=limits)
             else:
                 checkpoint = formats.read_folder(origin, limits=limits)
@@ -83,7 +83,9 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
         raise
 
 
-def _locate(source: str) -> FileSource | Folder:
+def _locate(source: str) -> FileSource | remote.RemoteSource | Folder:
+    if remote.is_url(source):
+        return remote.open_file(source)
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
         return LocalFolder(source)
     if source.endswith(_INDEX) and os.path.isfile(source):

@@ -1,0 +1,198 @@
+"""From the Hub: few requests, one commit, no token where none belongs, and the right bytes whatever fails."""
+
+from __future__ import annotations
+
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdconvert
+from sdconvert.errors import ChoiceError, SdconvertError, UnreadableError
+from sdconvert.remote import open_file
+from sdconvert.remote.hub import HubPath
+from sdconvert.source import read
+from tests.hub_server import Drop, Fault, HubServer, IgnoreRange, LoseReply, Status, WrongBytes, WrongRange
+
+DATA = random.Random(3).randbytes(2_000_000)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("url", "place"),
+        [
+            ("hf://me/model/a/b.bin", ("me/model", "", "a/b.bin")),
+            ("hf://models/me/model/a.bin", ("me/model", "", "a.bin")),
+            ("hf://me/model@v1/a.bin", ("me/model", "v1", "a.bin")),
+            ("hf://me/model@refs/pr/1/a.bin", ("me/model", "refs/pr/1", "a.bin")),
+            ("hf://me/model@refs%2Fpr%2F1/a.bin", ("me/model", "refs/pr/1", "a.bin")),
+            ("hf://me/model", ("me/model", "", "")),
+            ("hf://me/model@main", ("me/model", "main", "")),
+        ],
+    )
+    def test_what_a_url_means(self, url: str, place: tuple[str, str, str]) -> None:
+        assert HubPath.parse(url) == place
+
+    @pytest.mark.parametrize("url", ["hf://gpt2", "hf://", "hf://datasets/me/data/a.bin", "hf://spaces/me/space"])
+    def test_what_is_none(self, url: str) -> None:
+        with pytest.raises(UnreadableError, match="is not hf://owner/name"):
+            HubPath.parse(url)
+
+    def test_a_revision_from_elsewhere(self) -> None:
+        assert HubPath.parse("hf://me/model/a.bin", "v1").revision == "v1"
+        with pytest.raises(UnreadableError, match="another one"):
+            HubPath.parse("hf://me/model@v2/a.bin", "v1")
+
+
+class TestReading:
+    @pytest.mark.parametrize("name", ["model.bin", "small.txt"])
+    def test_large_and_small_files(self, here: HubServer, name: str) -> None:
+        here.add_repo("me/model", {name: DATA})
+        with open_file(f"hf://me/model/{name}") as source:
+            assert source.nbytes == len(DATA)
+            assert read(source, 1_000_000, 10) == DATA[1_000_000:1_000_010]
+            assert read(source, 100, 1_500_000) == DATA[100:1_500_100]
+            source.check_unchanged()
+        assert here.log.count(method="HEAD") == 1
+
+    def test_a_private_repository_takes_the_token_to_the_hub_only(
+        self, here: HubServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.add_repo("me/model", {"model.bin": DATA, "a.txt": b"0123456789"}, private=True)
+        monkeypatch.setenv("HF_TOKEN", f" {here.token}\n")
+        with open_file("hf://me/model/model.bin") as large, open_file("hf://me/model/a.txt") as small:
+            assert read(large, 0, 10) == DATA[:10]
+            assert read(small, 0, 10) == b"0123456789"
+        assert here.log.with_authorization("hub.*") == here.log.entries("hub.*")
+        assert here.log.count("cdn.get") == 1
+
+    def test_one_commit_whatever_is_pushed_meanwhile(self, here: HubServer) -> None:
+        here.add_repo("me/model", {"model.bin": DATA})
+        with open_file("hf://me/model/model.bin") as source:
+            here.add_files("me/model", {"model.bin": DATA[::-1]})
+            here.expire_urls()
+            assert read(source, 1_000_000, 10) == DATA[1_000_000:1_000_010]
+        assert here.log.count(method="HEAD") == 2
+
+    def test_an_expired_address_is_signed_anew(self, here: HubServer) -> None:
+        here.add_repo("me/model", {"model.bin": DATA})
+        with open_file("hf://me/model/model.bin") as source:
+            for at in (500_000, 1_000_000, 1_500_000):
+                here.expire_urls()
+                assert read(source, at, 10) == DATA[at : at + 10]
+
+    @pytest.mark.parametrize(
+        ("url", "says"),
+        [
+            ("hf://me/nothing/a.bin", "no repository me/nothing on the Hub, or it is private"),
+            ("hf://me/secret/a.bin", "or it is private"),
+            ("hf://me/gated/a.bin", "me/gated is gated. Ask for access"),
+            ("hf://me/model@nothing/a.bin", "me/model has no revision nothing"),
+            ("hf://me/model/nothing", "me/model has no file nothing"),
+        ],
+    )
+    def test_what_is_not_there_or_not_for_us(self, here: HubServer, url: str, says: str) -> None:
+        here.add_repo("me/model", {"a.bin": b"a"})
+        here.add_repo("me/secret", {"a.bin": b"a"}, private=True)
+        here.add_repo("me/gated", {"a.bin": b"a"}, gated="auto")
+        with pytest.raises(UnreadableError, match=says) as caught:
+            open_file(url)
+        assert str(caught.value).startswith(url)
+
+    def test_a_token_that_cannot_be_one_is_not_shown(self, here: HubServer) -> None:
+        with pytest.raises(ChoiceError, match="characters that no token has") as caught:
+            open_file("hf://me/model/a.bin", token="hf_secret\nvalue")
+        assert "secret" not in str(caught.value)
+
+
+FAULTS = [
+    Status(500),
+    Status(503),
+    Drop(0),
+    Drop(20_000),
+    LoseReply(),
+    Status(403),
+    IgnoreRange(),
+    WrongRange(),
+    WrongBytes(),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A torch zip of 4 MB with checksums."""
+    path = tmp_path_factory.mktemp("saved") / "model.pt"
+    generator = torch.Generator().manual_seed(0)
+    torch.save({f"layer{n}.weight": torch.randn(500, 500, generator=generator) for n in range(4)}, path)
+    return path
+
+
+class TestFaults:
+    @pytest.mark.parametrize("fault", FAULTS, ids=repr)
+    def test_the_right_file_or_none_whichever_call_fails(
+        self, here: HubServer, saved: Path, tmp_path: Path, fault: Fault
+    ) -> None:
+        here.add_repo("me/model", {"model.pt": saved.read_bytes()})
+        output = tmp_path / "out.safetensors"
+        sdconvert.convert("hf://me/model/model.pt", output)
+        calls, whole = here.log.count(), output.read_bytes()
+        outcomes = []
+        for nth in range(1, calls + 1):
+            output.unlink(missing_ok=True)
+            here.rules.clear()
+            here.fail("*", fault, nth=nth)
+            try:
+                sdconvert.convert("hf://me/model/model.pt", output)
+                outcomes.append("done")
+                assert output.read_bytes() == whole
+            except SdconvertError as error:
+                outcomes.append(str(error))
+                assert list(tmp_path.iterdir()) == []
+                assert len(str(error).splitlines()) == 1
+        passes = isinstance(fault, Drop | LoseReply) or (isinstance(fault, Status) and fault.status != 403)
+        if passes:
+            assert set(outcomes) == {"done"}
+        elif isinstance(fault, IgnoreRange | WrongRange | WrongBytes):
+            assert "done" not in outcomes[1:]  # The first call is the HEAD, which has no range.
+
+
+class TestCost:
+    def test_a_look_at_200_mb_takes_few_requests(self, here: HubServer, tmp_path: Path) -> None:
+        path = tmp_path / "model.bin"
+        torch.save({f"layers.{n}.weight": torch.zeros(256, 768) for n in range(271)}, path)
+        assert path.stat().st_size > 200e6
+        here.add_repo("me/model", {"pytorch_model.bin": path.read_bytes()})
+        with sdconvert.open("hf://me/model/pytorch_model.bin") as opened:
+            assert len(opened.state_dict) == 271
+        assert here.log.count() <= 6, str(here.log)
+        assert here.log.sent() <= 512 << 10, str(here.log)
+
+    def test_a_training_checkpoint_costs_its_weights(self, here: HubServer, tmp_path: Path) -> None:
+        model = torch.nn.Sequential(*(torch.nn.Linear(700, 700) for _ in range(16)))
+        optimizer = torch.optim.Adam(model.parameters())
+        model(torch.randn(2, 700)).sum().backward()
+        optimizer.step()
+        path = tmp_path / "checkpoint.pt"
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, path)
+        here.add_repo("me/model", {"checkpoint.pt": path.read_bytes()})
+        report = sdconvert.convert("hf://me/model/checkpoint.pt", tmp_path / "out.safetensors")
+        assert path.stat().st_size > 2.9 * report.bytes
+        assert here.log.sent() <= 1.02 * report.bytes, (here.log.sent() / report.bytes, str(here.log))
+        assert sdconvert.digest(tmp_path / "out.safetensors") == sdconvert.digest(path)
+
+
+def test_a_record_whose_own_header_is_another_is_found_when_it_is_read(here: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(100_000), "b": torch.zeros(100_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("model/data/1").header_offset
+    data = bytearray(path.read_bytes())
+    data[at + 30 + 8] ^= 1  # A letter of the name in the local header.
+    here.add_repo("me/model", {"model.pt": bytes(data)})
+    with sdconvert.open("hf://me/model/model.pt") as opened:
+        assert len(opened.state_dict) == 2
+    with pytest.raises(UnreadableError, match="its own header and the zip directory differ in name"):
+        sdconvert.convert("hf://me/model/model.pt", tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
