@@ -77,7 +77,7 @@ class Folder(Origin, Protocol):
 def is_far(source: Source) -> bool:
     """Whether a read of `source` may be a request over a network: few large ones are wanted, and none to waste.
 
-    Sources say so by an attribute `far`.
+    Such a source has an attribute `far`, and a method `expect`: see `tensor.expect`.
     """
     return bool(getattr(source.base if isinstance(source, SliceSource) else source, "far", False))
 

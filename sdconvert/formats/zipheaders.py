@@ -6,7 +6,7 @@ import struct
 from typing import NamedTuple
 
 from ..errors import UnreadableError
-from ..source import Source, read
+from ..source import SliceSource, Source, read
 
 LOCAL = struct.Struct("<4s5H3I2H")
 STORED, DEFLATED = 0, 8
@@ -165,3 +165,11 @@ class FarPayload:
                 raise misplaced(self._entry, end - self._following)
             self._offset = record.offset
         self._source.readinto(self._offset + offset, buffer)
+
+    def expect(self, begin: int, end: int) -> None:
+        """Some of it will be read: for that, its header too."""
+        if isinstance(self._source, SliceSource):
+            base, start = self._source.base, self._source.offset
+        else:
+            base, start = self._source, 0
+        base.expect(start + self._entry.header, start + self._following)  # type: ignore[attr-defined]

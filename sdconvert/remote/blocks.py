@@ -3,13 +3,15 @@
 Strategy: reading headers is many small reads, most of them near each other, and each request
 costs a round trip. So small reads are served from blocks; a run of them that goes on fetches
 ever more at a time, and the end of a file, where zip directories lie, comes in one piece.
-Large reads are the weights themselves: they are not kept, but use what is there at their ends.
+Large reads are not kept, but use what is there at their ends. Once it is known what will be
+read (`expect`), that is fetched a few MiB at a time, each byte once, and nothing beside it.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -19,9 +21,10 @@ from ..errors import UnreadableError
 
 _BLOCK = 32 << 10
 _LARGE = 512 << 10  # Reads from here on are not kept.
-_KEPT = 1024  # Blocks: 32 MiB.
+_KEPT = 2048  # Blocks: 64 MiB.
 _HEAD = 2  # Blocks of the first read of all: most pickles and headers fit.
 _TAIL = 256 << 10  # Bytes at the end that are fetched together.
+_EXPECTED = 128  # Blocks of one request for what will be read for sure: 4 MiB.
 _AHEAD = 16  # Blocks of one request, at most, when small reads follow each other: 512 KiB.
 
 
@@ -55,6 +58,8 @@ class RemoteSource:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._coming: set[int] = set()  # Blocks that some thread is fetching.
         self._ahead: OrderedDict[int, int] = OrderedDict()  # How many to fetch by the block that comes next in a run.
+        self._expected: list[tuple[int, int]] = []  # Ranges of blocks that will be read.
+        self._sorted = True
         self._changed = threading.Condition()
 
     @property
@@ -69,14 +74,20 @@ class RemoteSource:
             raise UnreadableError(f"bytes {offset} to {end} are needed, but there are only {self.nbytes}")
         if not buffer:
             return
-        if len(buffer) < _LARGE:
-            self._small(offset, buffer)
+        if len(buffer) < _LARGE or (self._expected and len(buffer) <= _EXPECTED * _BLOCK):
+            self._shared(offset, buffer)
             return
         with self._changed:
             begin = self._copy(offset, buffer, 1)
             stop = self._copy(end - 1, buffer, -1, offset) if begin < end else end
         if begin < stop:
             self._ranges.fetch(begin, buffer[begin - offset : stop - offset])
+
+    def expect(self, begin: int, end: int) -> None:
+        """The bytes from `begin` to `end` will be read, once, by somebody."""
+        with self._changed:
+            self._expected.append((begin // _BLOCK, (end + _BLOCK - 1) // _BLOCK))
+            self._sorted = False
 
     def check_unchanged(self) -> None:
         """UnreadableError if the file is not any more what was opened."""
@@ -100,7 +111,7 @@ class RemoteSource:
     ) -> None:
         self.close()
 
-    def _small(self, offset: int, buffer: memoryview) -> None:
+    def _shared(self, offset: int, buffer: memoryview) -> None:
         first, last = offset // _BLOCK, (offset + len(buffer) - 1) // _BLOCK
         while True:
             with self._changed:
@@ -118,12 +129,15 @@ class RemoteSource:
     def _run(self, first: int, last: int) -> range:
         """The blocks to fetch in one request when `first` is missing and those up to `last` are needed."""
         count = (self.nbytes + _BLOCK - 1) // _BLOCK
-        if not self._blocks and first == 0:
+        sure = self._sure(first)
+        if sure:
+            wanted = max(min(sure, _EXPECTED), last + 1 - first)
+        elif not self._blocks and first == 0:
             wanted = max(_HEAD, last + 1)
         else:
             wanted = max(self._ahead.pop(first, 1), last + 1 - first)
         tail = max(0, self.nbytes - _TAIL) // _BLOCK
-        if first + wanted > tail:
+        if not sure and first + wanted > tail:
             wanted = count - first
             while first > tail and not self._there(first - 1):
                 first, wanted = first - 1, wanted + 1
@@ -134,6 +148,19 @@ class RemoteSource:
         while len(self._ahead) > 64:
             self._ahead.popitem(last=False)
         return range(first, end)
+
+    def _sure(self, block: int) -> int:
+        """How many blocks, from this one on, will be read."""
+        if not self._sorted:
+            merged: list[tuple[int, int]] = []
+            for begin, end in sorted(self._expected):
+                if merged and begin <= merged[-1][1]:
+                    merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+                else:
+                    merged.append((begin, end))
+            self._expected, self._sorted = merged, True
+        at = bisect_right(self._expected, (block, 1 << 63)) - 1
+        return max(0, self._expected[at][1] - block) if at >= 0 else 0
 
     def _there(self, block: int) -> bool:
         return block in self._blocks or block in self._coming

@@ -106,6 +106,32 @@ def test_a_large_read_uses_what_is_there_at_its_ends_and_is_not_kept() -> None:
     assert len(ranges.asked) == 1
 
 
+def test_what_is_expected_is_fetched_once_and_nothing_beside_it() -> None:
+    ranges = Recorded(DATA * 8)
+    source = RemoteSource(ranges)
+    parts = [(1_000_000, 9_000_000), (12_000_000, 12_000_100), (12_010_000, 20_000_000)]
+    for begin, end in parts:
+        source.expect(begin, end)
+    steps = [(at, min(500_000, end - at)) for begin, end in parts for at in range(begin, end, 500_000)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda step: read(source, *step), steps))
+    assert b"".join(found) == b"".join(ranges.data[begin:end] for begin, end in parts)
+    wanted = sum(end - begin for begin, end in parts)
+    assert sum(count for _, count in ranges.asked) < wanted + 4 * 64 * KIB
+    assert len(ranges.asked) < 14
+    assert max(count for _, count in ranges.asked) == 4096 * KIB
+
+
+@given(st.lists(st.tuples(st.integers(0, len(DATA)), st.integers(0, 700_000), st.booleans()), max_size=20))
+def test_expecting_changes_no_byte(reads: list[tuple[int, int, bool]]) -> None:
+    source = RemoteSource(Recorded())
+    for offset, count, told in reads:
+        count = min(count, len(DATA) - offset)
+        if told:
+            source.expect(offset, offset + count)
+        assert read(source, offset, count) == DATA[offset : offset + count]
+
+
 def test_a_small_file_is_one_request() -> None:
     ranges = Recorded(DATA[:40_000])
     source = RemoteSource(ranges)
@@ -128,9 +154,9 @@ def test_memory_is_bounded() -> None:
     ranges.data = bytes(1)
     source = RemoteSource(ranges)
     ranges.fetch = lambda offset, buffer: None  # type: ignore[method-assign]
-    for at in range(0, 1 << 30, 1 << 18):
+    for at in range(0, 1 << 30, 1 << 17):
         read(source, at, 8)
-    assert sum(map(len, source._blocks.values())) <= 32 << 20
+    assert sum(map(len, source._blocks.values())) <= 64 << 20
 
 
 def test_beyond_the_end() -> None:

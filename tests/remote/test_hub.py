@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import sdconvert
 from sdconvert.errors import ChoiceError, SdconvertError, UnreadableError
@@ -181,6 +182,56 @@ class TestCost:
         assert path.stat().st_size > 2.9 * report.bytes
         assert here.log.sent() <= 1.02 * report.bytes, (here.log.sent() / report.bytes, str(here.log))
         assert sdconvert.digest(tmp_path / "out.safetensors") == sdconvert.digest(path)
+
+
+class TestOtherContainers:
+    """The same weights from every container, read from afar as from the disk."""
+
+    @pytest.fixture
+    def tensors(self) -> dict[str, torch.Tensor]:
+        shared = torch.randn(300, 400)
+        return {"a.w": shared, "a.t": shared.t(), "b.w": torch.randn(1000), "tie.w": shared, "none.w": torch.zeros(0)}
+
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_torch_files(self, here: HubServer, tmp_path: Path, tensors: dict[str, torch.Tensor], zipped: bool) -> None:
+        torch.save(tensors, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+        self.compare(here, tmp_path / "model.pt", tmp_path)
+
+    def test_safetensors(self, here: HubServer, tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        contiguous = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, tmp_path / "model.safetensors", {"format": "pt"})
+        self.compare(here, tmp_path / "model.safetensors", tmp_path)
+
+    def test_a_deflated_zip(self, here: HubServer, tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        torch.save(tensors, tmp_path / "stored.pt")
+        with (
+            zipfile.ZipFile(tmp_path / "stored.pt") as stored,
+            zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as deflated,
+        ):
+            for name in stored.namelist():
+                deflated.writestr(name, stored.read(name))
+        self.compare(here, tmp_path / "model.pt", tmp_path)
+
+    def compare(self, here: HubServer, path: Path, folder: Path) -> None:
+        here.add_repo("me/model", {path.name: path.read_bytes()})
+        url = f"hf://me/model/{path.name}"
+        sdconvert.convert(url, folder / "far.safetensors")
+        sdconvert.convert(path, folder / "near.safetensors")
+        assert (folder / "far.safetensors").read_bytes() == (folder / "near.safetensors").read_bytes()
+        assert sdconvert.verify(url, folder / "far.safetensors").equal
+        assert sdconvert.digest(url) == sdconvert.digest(path)
+
+
+def test_the_command_line(here: HubServer, tmp_path: Path) -> None:
+    torch.save({"a.w": torch.randn(400, 400)}, tmp_path / "model.pt")
+    here.add_repo("me/model", {"model.pt": (tmp_path / "model.pt").read_bytes()}, private=True)
+    argv = ["-m", "sdconvert", "to-safetensors", "hf://me/model/model.pt"]
+    refused = here.run(argv, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("sdconvert: error: hf://me/model/model.pt: there is no repository me/model")
+    done = here.run(argv, token=here.token, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sdconvert.digest(tmp_path / "model.safetensors") == sdconvert.digest(tmp_path / "model.pt")
 
 
 def test_a_record_whose_own_header_is_another_is_found_when_it_is_read(here: HubServer, tmp_path: Path) -> None:
