@@ -85,7 +85,7 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
 
 def _locate(source: str) -> FileSource | remote.RemoteSource | Folder:
     if remote.is_url(source):
-        return remote.open_file(source)
+        return remote.open_url(source)
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
         return LocalFolder(source)
     if source.endswith(_INDEX) and os.path.isfile(source):

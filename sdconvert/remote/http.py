@@ -177,7 +177,7 @@ def streamed(url: str, headers: Mapping[str, str], patience: Patience, *, follow
         raise UnreadableError(f"cannot be fetched: {scrubbed(error)}") from None
 
 
-def open_url(url: str, *, patience: Patience) -> HttpRanges:
+def open_ranges(url: str, *, patience: Patience) -> HttpRanges:
     """The file at an ``http://`` or ``https://`` address. UnreadableError if its server does not send ranges."""
     name = scrubbed(url)
     tried = 0

@@ -20,6 +20,10 @@ _URL = re.compile(
 )
 
 
+class NotThereError(UnreadableError):
+    """The repository and the revision are there, a file of this name is not. It may be a directory."""
+
+
 class HubPath(NamedTuple):
     """A place on the Hub. `revision` "" is the default branch, `path` "" the whole repository."""
 
@@ -127,7 +131,7 @@ def _once(call: Any, place: HubPath) -> Any:
             f"there is no repository {place.repo} on the Hub, or it is private: hf auth login, or set HF_TOKEN"
         ) from None
     except errors.EntryNotFoundError:
-        raise UnreadableError(f"{place.repo} has no file {place.path}") from None
+        raise NotThereError(f"{place.repo} has no file {place.path}") from None
     except errors.HfHubHTTPError as error:
         response = error.response
         if response is not None and response.status_code in (408, 429, 500, 502, 503, 504):

@@ -13,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import sdconvert
 from sdconvert.errors import UnreadableError
-from sdconvert.remote import open_file
 from sdconvert.source import read
+from tests.remote.opened import opened_file
 
 DATA = random.Random(2).randbytes(1_000_000)
 
@@ -49,7 +49,7 @@ def moody() -> Moody:
 
 
 def test_ranges(moody: Moody) -> None:
-    with open_file("moody://a/model.bin") as source:
+    with opened_file("moody://a/model.bin") as source:
         assert (source.nbytes, str(source.stem)) == (len(DATA), "model")
         assert read(source, 123_456, 10) == DATA[123_456:123_466]
         assert read(source, 100, 900_000) == DATA[100:900_100]
@@ -57,7 +57,7 @@ def test_ranges(moody: Moody) -> None:
 
 
 def test_trouble_that_passes_is_tried_again(moody: Moody) -> None:
-    with open_file("moody://a/model.bin") as source:
+    with opened_file("moody://a/model.bin") as source:
         moody.trouble += [OSError("reset"), TimeoutError("late")]
         assert read(source, 0, 10) == DATA[:10]
 
@@ -73,14 +73,14 @@ def test_trouble_that_passes_is_tried_again(moody: Moody) -> None:
     ],
 )
 def test_trouble_that_stays(moody: Moody, trouble: BaseException | bytes, says: str) -> None:
-    with open_file("moody://a/model.bin") as source:
+    with opened_file("moody://a/model.bin") as source:
         moody.trouble.append(trouble)
         with pytest.raises(UnreadableError, match=says):
             read(source, 500_000, 10)
 
 
 def test_a_change_is_seen(moody: Moody) -> None:
-    with open_file("moody://a/model.bin") as source:
+    with opened_file("moody://a/model.bin") as source:
         moody.pipe_file("/a/model.bin", DATA + b"x")
         with pytest.raises(UnreadableError, match="changed while it was read"):
             source.check_unchanged()
@@ -96,7 +96,7 @@ def test_a_change_is_seen(moody: Moody) -> None:
 )
 def test_what_cannot_be_opened(moody: Moody, url: str, says: str) -> None:
     with pytest.raises(UnreadableError, match=says):
-        open_file(url)
+        opened_file(url)
 
 
 def test_a_conversion(moody: Moody, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from sdconvert.errors import UnreadableError
-from sdconvert.remote import RemoteSource, open_file
+from sdconvert.remote import RemoteSource
 from sdconvert.source import read
 from tests.hub_server import Drop, Fault, FileServer, IgnoreRange, LoseReply, Slow, Status, WrongRange
+from tests.remote.opened import opened_file
 
 DATA = random.Random(1).randbytes(3_000_000)
 
@@ -19,7 +20,7 @@ DATA = random.Random(1).randbytes(3_000_000)
 @pytest.fixture
 def opened(file_server: FileServer) -> Callable[[], RemoteSource]:
     file_server.files["dir/model.bin"] = DATA
-    return lambda: open_file(file_server.url("dir/model.bin") + "?key=secret")
+    return lambda: opened_file(file_server.url("dir/model.bin") + "?key=secret")
 
 
 def test_ranges_and_no_more(opened: Callable[[], RemoteSource], file_server: FileServer) -> None:
@@ -91,22 +92,22 @@ def test_a_file_that_changes(opened: Callable[[], RemoteSource], file_server: Fi
 
 def test_an_empty_file(file_server: FileServer) -> None:
     file_server.files["empty"] = b""
-    assert open_file(file_server.url("empty")).nbytes == 0
+    assert opened_file(file_server.url("empty")).nbytes == 0
 
 
 def test_a_file_that_is_not_there(file_server: FileServer) -> None:
     with pytest.raises(UnreadableError, match=r"none: cannot be fetched: the server answered 404"):
-        open_file(file_server.url("none"))
+        opened_file(file_server.url("none"))
 
 
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(UnreadableError, match=re.escape("http://127.0.0.1:9/x: cannot be fetched")):
-        open_file("http://127.0.0.1:9/x?key=secret")
+        opened_file("http://127.0.0.1:9/x?key=secret")
 
 
 def test_silence_ends(opened: Callable[[], RemoteSource], file_server: FileServer) -> None:
     from sdconvert.remote import Patience
 
-    with open_file(file_server.url("dir/model.bin") if opened else "", patience=Patience(timeout=0.2)) as source:
+    with opened_file(file_server.url("dir/model.bin") if opened else "", patience=Patience(timeout=0.2)) as source:
         file_server.fail(Slow(2))
         assert read(source, 0, 10) == DATA[:10]

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 import sdconvert
 from sdconvert.errors import ChoiceError, SdconvertError, UnreadableError
-from sdconvert.remote import open_file
+from sdconvert.remote import HubFolder, open_url
 from sdconvert.remote.hub import HubPath
 from sdconvert.source import read
 from tests.hub_server import Drop, Fault, HubServer, IgnoreRange, LoseReply, Status, WrongBytes, WrongRange
+from tests.remote.opened import opened_file
 
 DATA = random.Random(3).randbytes(2_000_000)
 
@@ -51,7 +52,7 @@ class TestReading:
     @pytest.mark.parametrize("name", ["model.bin", "small.txt"])
     def test_large_and_small_files(self, here: HubServer, name: str) -> None:
         here.add_repo("me/model", {name: DATA})
-        with open_file(f"hf://me/model/{name}") as source:
+        with opened_file(f"hf://me/model/{name}") as source:
             assert source.nbytes == len(DATA)
             assert read(source, 1_000_000, 10) == DATA[1_000_000:1_000_010]
             assert read(source, 100, 1_500_000) == DATA[100:1_500_100]
@@ -63,7 +64,7 @@ class TestReading:
     ) -> None:
         here.add_repo("me/model", {"model.bin": DATA, "a.txt": b"0123456789"}, private=True)
         monkeypatch.setenv("HF_TOKEN", f" {here.token}\n")
-        with open_file("hf://me/model/model.bin") as large, open_file("hf://me/model/a.txt") as small:
+        with opened_file("hf://me/model/model.bin") as large, opened_file("hf://me/model/a.txt") as small:
             assert read(large, 0, 10) == DATA[:10]
             assert read(small, 0, 10) == b"0123456789"
         assert here.log.with_authorization("hub.*") == here.log.entries("hub.*")
@@ -71,7 +72,7 @@ class TestReading:
 
     def test_one_commit_whatever_is_pushed_meanwhile(self, here: HubServer) -> None:
         here.add_repo("me/model", {"model.bin": DATA})
-        with open_file("hf://me/model/model.bin") as source:
+        with opened_file("hf://me/model/model.bin") as source:
             here.add_files("me/model", {"model.bin": DATA[::-1]})
             here.expire_urls()
             assert read(source, 1_000_000, 10) == DATA[1_000_000:1_000_010]
@@ -79,7 +80,7 @@ class TestReading:
 
     def test_an_expired_address_is_signed_anew(self, here: HubServer) -> None:
         here.add_repo("me/model", {"model.bin": DATA})
-        with open_file("hf://me/model/model.bin") as source:
+        with opened_file("hf://me/model/model.bin") as source:
             for at in (500_000, 1_000_000, 1_500_000):
                 here.expire_urls()
                 assert read(source, at, 10) == DATA[at : at + 10]
@@ -99,12 +100,12 @@ class TestReading:
         here.add_repo("me/secret", {"a.bin": b"a"}, private=True)
         here.add_repo("me/gated", {"a.bin": b"a"}, gated="auto")
         with pytest.raises(UnreadableError, match=says) as caught:
-            open_file(url)
+            opened_file(url)
         assert str(caught.value).startswith(url)
 
     def test_a_token_that_cannot_be_one_is_not_shown(self, here: HubServer) -> None:
         with pytest.raises(ChoiceError, match="characters that no token has") as caught:
-            open_file("hf://me/model/a.bin", token="hf_secret\nvalue")
+            opened_file("hf://me/model/a.bin", token="hf_secret\nvalue")
         assert "secret" not in str(caught.value)
 
 
@@ -119,6 +120,63 @@ FAULTS = [
     WrongRange(),
     WrongBytes(),
 ]
+
+
+class TestFolders:
+    @pytest.fixture(autouse=True)
+    def _model(self, here: HubServer) -> None:
+        here.add_repo(
+            "me/model", {"config.json": b"{}", "unet/a.bin": DATA, "unet/deep/b.bin": b"b", "vae/c.bin": b"c"}
+        )
+
+    def test_a_repository(self, here: HubServer) -> None:
+        folder = open_url("hf://me/model")
+        assert isinstance(folder, HubFolder)
+        assert folder.files == {"config.json": 2, "unet/a.bin": len(DATA), "unet/deep/b.bin": 1, "vae/c.bin": 1}
+        assert (folder.name, folder.entry, str(folder.stem), folder.nbytes) == ("hf://me/model", "", "model", 0)
+        assert here.log.count() == 1
+        source = folder.open("unet/a.bin")
+        assert read(source, 1_000_000, 10) == DATA[1_000_000:1_000_010]
+        assert folder.open("unet/a.bin") is source
+        assert folder.nbytes == len(DATA)
+        with pytest.raises(UnreadableError, match="other: is not there at commit"):
+            folder.open("other")
+        folder.close()
+
+    def test_a_directory_of_one(self, here: HubServer) -> None:
+        folder = open_url("hf://me/model/unet")
+        assert isinstance(folder, HubFolder)
+        assert list(folder.files) == ["a.bin", "deep/b.bin"]
+        assert read(folder.open("deep/b.bin"), 0, 1) == b"b"
+
+    def test_an_index(self, here: HubServer) -> None:
+        here.add_files("me/model", {"unet/model.safetensors.index.json": b"{}"})
+        folder = open_url("hf://me/model/unet/model.safetensors.index.json")
+        assert isinstance(folder, HubFolder)
+        assert folder.entry == "model.safetensors.index.json"
+        assert read(folder.open(folder.entry), 0, 2) == b"{}"
+
+    def test_all_files_are_of_one_commit(self, here: HubServer) -> None:
+        folder = open_url("hf://me/model", revision="main")
+        assert isinstance(folder, HubFolder)
+        here.add_files("me/model", {"vae/c.bin": b"new"})
+        assert read(folder.open("vae/c.bin"), 0, 1) == b"c"
+        folder.check_unchanged()
+
+    def test_it_knows_for_whom_it_is(self, here: HubServer) -> None:
+        here.add_repo("me/secret", {"a.bin": b"a"}, private=True, gated="auto")
+        folder = open_url("hf://me/secret", token=here.token)
+        assert isinstance(folder, HubFolder)
+        assert (folder.private, folder.gated) == (True, True)
+        with pytest.raises(UnreadableError, match="no repository me/secret on the Hub, or it is private"):
+            open_url("hf://me/secret")
+
+    @pytest.mark.parametrize("route", ["hub.info", "hub.resolve"])
+    def test_trouble_that_passes(self, here: HubServer, route: str) -> None:
+        here.fail(route, Status(503), times=2)
+        folder = open_url("hf://me/model")
+        assert isinstance(folder, HubFolder)
+        assert read(folder.open("vae/c.bin"), 0, 1) == b"c"
 
 
 @pytest.fixture(scope="module")
