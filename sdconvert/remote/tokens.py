@@ -7,6 +7,8 @@ import re
 from ..errors import ChoiceError
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*")
+_PASSWORD = re.compile(r"://[^/@\s'\"]*@")
 _INSIDE = re.compile(r"hf_[A-Za-z0-9]{4,}")
 
 
@@ -29,6 +31,6 @@ def find_token(token: str | None = None) -> str | None:
 
 
 def scrubbed(text: object) -> str:
-    """`text` on one line, with whatever looks like a token or a signed URL's query taken out."""
-    line = " ".join(str(text).split())
-    return re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", _INSIDE.sub("hf_***", line))
+    """`text` on one line, with whatever looks like a token, a password in a URL or a signed URL's query taken out."""
+    line = _INSIDE.sub("hf_***", " ".join(str(text).split()))
+    return _QUERY.sub(r"\1", _PASSWORD.sub("://", line))
