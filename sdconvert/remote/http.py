@@ -213,5 +213,10 @@ def _ask(url: str, patience: Patience) -> tuple[int, str, str | None]:
         said = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if status != 206 or said is None or not said[3].isdigit():
             raise UnreadableError(f"cannot be fetched: the server answered {status}")
+        size = 0
+        for part in response.iter_raw():  # Read to its end, or the connection could not be used again.
+            size += len(part)
+            if size > 1:
+                raise UnreadableError("one byte was asked for, the server sent more. Download the file first")
         etag = response.headers.get("ETag")
         return int(said[3]), str(response.url), None if etag is None or etag.startswith("W/") else etag
