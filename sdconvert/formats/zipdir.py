@@ -4,10 +4,8 @@ Strategy: the central directory says what there is; every local header must repe
 and the records must tile the file from its first byte to the directory, so there is no
 room for a second archive, a hidden record, or a prefix. ``zipfile`` and torch's own reader
 each accept archives that the other reads differently; what two could read differently
-is refused here. Layout: PKWARE's APPNOTE.TXT, section 4.
-
-At a server each header is a request: there the room between records must fit, and the header of
-each is compared when its payload is first read.
+is refused here. Layout: PKWARE's APPNOTE.TXT, section 4. At a server each header is a request:
+there the room between records must fit, and a record's own header is held against the directory when it is read.
 """
 
 from __future__ import annotations
@@ -15,32 +13,41 @@ from __future__ import annotations
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from ..errors import UnreadableError, UnsupportedError
 from ..inflated import InflatedSource, Scratch, credit
+from ..late import LateSource
 from ..limits import Limits
 from ..source import SliceSource, Source, is_far, read
 from ..tensor import Storage
-from .zipheaders import (
-    DEFLATED,
-    ENCRYPTED,
-    LOCAL,
-    STORED,
-    Entry,
-    FarPayload,
-    LocalHeaders,
-    Record,
-    misplaced,
-    zip64_values,
-)
 
 _EOCD = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _EOCD64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_SIGNED = struct.Struct("<4s3I")
+_LEAST_AHEAD, _MOST_AHEAD = 512, 1 << 18  # Bytes read for local headers.
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # Encryption, patch data, strong encryption, masked headers.
+_DESCRIPTOR = 0x8
 _METHODS = {12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 9: "deflate64", 1: "shrink", 6: "implode"}
+
+
+class Record(NamedTuple):
+    """One member: its payload is `packed` bytes at `offset` of `source`, `nbytes` once unpacked."""
+
+    name: str
+    offset: int
+    packed: int
+    nbytes: int
+    crc32: int
+    deflated: bool
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -97,42 +104,44 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
         raise UnreadableError("its zip directory is too short for the records it counts. The file is damaged")
     records: dict[str, Record] = {}
     folded: set[str] = set()
+    expected = 0
     entries = sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header)
-    for record in (_far_records if is_far(source) else _near_records)(source, entries, start):
+    check = _LocalHeaders(source, start).check
+    ends = [*(entry.header for entry in entries[1:]), start] if is_far(source) else []
+    for number, entry in enumerate(entries):
+        if entry.header != expected:
+            what = "overlaps the one before" if entry.header < expected else "leaves bytes that belong to nothing"
+            raise UnreadableError(f"record {entry.name}: {what}. The zip archive is damaged or forged")
+        record, expected = _unchecked(source, entry, ends[number]) if ends else check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
-            raise UnreadableError(f"record {record.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+            raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
         if record.name.casefold() in folded:
-            raise UnreadableError(f"record {record.name} is there twice. Readers differ in which one they take")
+            raise UnreadableError(f"record {entry.name} is there twice. Readers differ in which one they take")
         folded.add(record.name.casefold())
         records[record.name] = record
+    if expected != start:
+        raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
     checksums = any(record.crc32 for record in records.values())
     return ZipDirectory(source, records, checksums, limits, Scratch())
 
 
-def _near_records(source: Source, entries: Sequence[Entry], start: int) -> Iterator[Record]:
-    """The records, each held against its own header and against the one before it."""
-    expected = 0
-    headers = LocalHeaders(source, start)
-    for entry in entries:
-        if entry.header != expected:
-            raise misplaced(entry, expected - entry.header)
-        record, expected = headers.check(entry)
-        yield record
-    if expected != start:
-        raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
+def _unchecked(source: Source, entry: _Entry, following: int) -> tuple[Record, int]:
+    """The record as the directory has it, and where it must end: its header is read when its payload is."""
+    room = following - entry.header - _LOCAL.size - len(entry.raw_name) - entry.packed
+    payload = LateSource(
+        source, entry.name, entry.packed, (entry.header, following), partial(_offset, source, entry, following)
+    )
+    record = Record(entry.name, 0, entry.packed, entry.nbytes, entry.crc32, entry.method == _DEFLATED, payload)
+    fits = 0 <= room <= 0xFFFF + 24  # An extra field and a data descriptor.
+    return record, following if fits else following - room
 
 
-def _far_records(source: Source, entries: Sequence[Entry], start: int) -> Iterator[Record]:
-    """The records as the directory has them, if the room between them is what their headers need."""
-    ends = [*(entry.header for entry in entries), start]
-    if ends.pop(0) != 0:
-        raise UnreadableError("bytes that belong to nothing come before its records. It is damaged or forged")
-    for entry, following in zip(entries, ends, strict=True):
-        room = following - entry.header - LOCAL.size - len(entry.raw_name) - entry.packed
-        if not 0 <= room <= 0xFFFF + 24:  # An extra field and a data descriptor.
-            raise misplaced(entry, -room)
-        payload = FarPayload(source, entry, following)
-        yield Record(entry.name, payload, 0, entry.packed, entry.nbytes, entry.crc32, entry.method == DEFLATED)
+def _offset(source: Source, entry: _Entry, following: int) -> int:
+    """Where the payload of a record begins that must end where the `following` one begins."""
+    record, end = _LocalHeaders(source, following).check(entry)
+    if end != following:
+        raise UnreadableError(f"record {entry.name}: does not end where the next begins. It is damaged or forged")
+    return record.offset
 
 
 def _find_directory(source: Source) -> tuple[int, int, int]:
@@ -173,7 +182,20 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     return count, start, end
 
 
-def _entries(directory: bytes, count: int) -> Iterator[Entry]:
+class _Entry(NamedTuple):
+    """A central directory entry, zip64 resolved."""
+
+    name: str
+    raw_name: bytes
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    nbytes: int
+    header: int
+
+
+def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
     at = 0
     for _ in range(count):
         if at + _CENTRAL.size > len(directory):
@@ -194,17 +216,116 @@ def _entries(directory: bytes, count: int) -> Iterator[Entry]:
             name = raw_name.decode()
         except UnicodeDecodeError:
             raise UnreadableError("a record's name is not UTF-8. The file is damaged, or not torch's") from None
-        if flags & ENCRYPTED:
+        if flags & _ENCRYPTED:
             raise UnsupportedError(f"record {name}: it is encrypted. Decrypt the archive first")
-        if method not in (STORED, DEFLATED):
+        if method not in (_STORED, _DEFLATED):
             what = _METHODS.get(method, f"method {method}")
             raise UnsupportedError(f"record {name}: it is compressed with {what}. Repack it without compression")
         if made_by >> 8 == 3 and stat.S_ISLNK(attributes >> 16):
             raise UnreadableError(f"record {name}: it is a symbolic link. No checkpoint has one")
         if extra and 0xFFFFFFFF in (nbytes, packed, header):
-            nbytes, packed, header = zip64_values(extra, (nbytes, packed, header), name)
-        if disk or (method == STORED and packed != nbytes):
+            nbytes, packed, header = _zip64(extra, (nbytes, packed, header), name)
+        if disk or (method == _STORED and packed != nbytes):
             raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
-        yield Entry(name, raw_name, flags, method, crc, packed, nbytes, header)
+        yield _Entry(name, raw_name, flags, method, crc, packed, nbytes, header)
     if at != len(directory):
         raise UnreadableError("its zip directory holds more than the records it counts. It is damaged or forged")
+
+
+def _zip64(extra: bytes, values: tuple[int, int, int], name: str) -> tuple[int, int, int]:
+    """`values` (size, packed size, header offset) with those that are full taken from the zip64 extra field."""
+    at, fields = 0, None
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            if fields is not None:
+                raise UnreadableError(f"record {name}: it has two zip64 fields. The file is damaged or forged")
+            fields = extra[at + 4 : at + 4 + size]
+        at += 4 + size
+    wanted = sum(value == 0xFFFFFFFF for value in values)
+    if fields is None or len(fields) < 8 * wanted:
+        raise UnreadableError(f"record {name}: its zip64 field is missing or short. The file is damaged")
+    large = iter(struct.unpack_from(f"<{wanted}Q", fields))
+    size, packed, header = (next(large) if value == 0xFFFFFFFF else value for value in values)
+    return size, packed, header
+
+
+class _LocalHeaders:
+    """Reads the header before each payload, many at a time where they lie close together."""
+
+    def __init__(self, source: Source, end: int) -> None:
+        self.source, self.end = source, end
+        self.window, self.start, self.step = b"", 0, _LEAST_AHEAD
+
+    def get(self, offset: int, count: int) -> bytes:
+        if offset + count > self.end:
+            raise UnreadableError("a record reaches into the zip directory. The file is damaged or forged")
+        begin = offset - self.start
+        if begin < 0 or begin + count > len(self.window):
+            # Where headers lie close together, more of them are read at once; a large payload is skipped.
+            near = 0 <= begin <= 2 * len(self.window)
+            self.step = min(2 * self.step, _MOST_AHEAD) if near else _LEAST_AHEAD
+            self.window = read(self.source, offset, min(max(self.step, count), self.end - offset))
+            self.start, begin = offset, 0
+        return self.window[begin : begin + count]
+
+    def check(self, entry: _Entry) -> tuple[Record, int]:
+        """The record, and the offset just after it; UnreadableError if its own header says otherwise."""
+        at = entry.header - self.start
+        if at < 0 or at + _LOCAL.size > len(self.window):
+            self.get(entry.header, _LOCAL.size)
+            at = 0
+        magic, _, flags, method, _, _, crc, packed, nbytes, name_size, extra_size = _LOCAL.unpack_from(self.window, at)
+        if magic != b"PK\x03\x04":
+            raise UnreadableError(f"record {entry.name}: it does not start where the zip directory says")
+        if name_size != len(entry.raw_name):
+            raise self.differing(entry, "name")
+        rest = self.get(entry.header + _LOCAL.size, name_size + extra_size)
+        if rest[:name_size] != entry.raw_name:
+            raise self.differing(entry, "name")
+        if method != entry.method:
+            raise self.differing(entry, "compression")
+        if flags & _ENCRYPTED or (flags ^ entry.flags) & _DESCRIPTOR:
+            raise self.differing(entry, "flags")
+        at = name_size
+        while at + 4 <= len(rest):  # torch pads with one such field, named FB.
+            at += 4 + rest[at + 2] + 256 * rest[at + 3]
+            if at > len(rest):
+                raise self.differing(entry, "the length of an extra field")
+        offset = entry.header + _LOCAL.size + name_size + extra_size
+        end = offset + entry.packed
+        said: tuple[int, ...] = (nbytes, packed)
+        if 0xFFFFFFFF in said:
+            said = _zip64(rest[name_size:], (nbytes, packed, 0), entry.name)[:2]
+        known = (entry.nbytes, entry.packed)
+        later = bool(flags & _DESCRIPTOR)
+        if said != known and not (later and said == (0, 0)):
+            raise self.differing(entry, "size")
+        if crc != entry.crc32 and not (later and crc == 0):
+            raise self.differing(entry, "checksum")
+        if later:
+            end += self.descriptor(entry, end)
+        deflated = method == _DEFLATED
+        return Record(entry.name, offset, entry.packed, entry.nbytes, entry.crc32, deflated, self.source), end
+
+    def descriptor(self, entry: _Entry, at: int) -> int:
+        """The length of the data descriptor at `at`: with or without its signature, 4 or 8 bytes a size."""
+        room = self.get(at, min(24, self.end - at))
+        if max(entry.packed, entry.nbytes) < 0xFFFFFFFF and room.startswith(
+            _SIGNED.pack(b"PK\x07\x08", entry.crc32, entry.packed, entry.nbytes)
+        ):
+            return _SIGNED.size  # As torch writes nearly all of them.
+        for form in ("<4s3I", "<4sI2Q", "<3I", "<I2Q"):
+            size = struct.calcsize(form)
+            if size > len(room):
+                continue
+            fields = struct.unpack_from(form, room)
+            signed = fields[0] == b"PK\x07\x08"
+            if signed == ("4s" in form) and fields[signed:] == (entry.crc32, entry.packed, entry.nbytes):
+                return size
+        raise self.differing(entry, "data descriptor")
+
+    def differing(self, entry: _Entry, what: str) -> UnreadableError:
+        return UnreadableError(
+            f"record {entry.name}: its own header and the zip directory differ in {what}. It is damaged or forged"
+        )

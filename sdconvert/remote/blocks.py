@@ -2,7 +2,7 @@
 
 Strategy: reading headers is many small reads, most of them near each other, and each request
 costs a round trip. So small reads are served from blocks; a run of them that goes on fetches
-ever more at a time, and the end of a file, where zip directories lie, comes in one piece.
+as much again each time, and the end of a file, where zip directories lie, comes in one piece.
 Large reads are not kept, but use what is there at their ends. Once it is known what will be
 read (`expect`), that is fetched a few MiB at a time, each byte once, and nothing beside it.
 """
@@ -57,7 +57,7 @@ class RemoteSource:
         self._ranges = ranges
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._coming: set[int] = set()  # Blocks that some thread is fetching.
-        self._ahead: OrderedDict[int, int] = OrderedDict()  # How many to fetch by the block that comes next in a run.
+        self._ahead: OrderedDict[int, int] = OrderedDict()  # The length of a run so far, by the block that comes next.
         self._expected: list[tuple[int, int]] = []  # Ranges of blocks that will be read.
         self._sorted = True
         self._changed = threading.Condition()
@@ -129,13 +129,13 @@ class RemoteSource:
     def _run(self, first: int, last: int) -> range:
         """The blocks to fetch in one request when `first` is missing and those up to `last` are needed."""
         count = (self.nbytes + _BLOCK - 1) // _BLOCK
-        sure = self._sure(first)
+        sure, before = self._sure(first), self._ahead.pop(first, 0)
         if sure:
             wanted = max(min(sure, _EXPECTED), last + 1 - first)
         elif not self._blocks and first == 0:
             wanted = max(_HEAD, last + 1)
         else:
-            wanted = max(self._ahead.pop(first, 1), last + 1 - first)
+            wanted = max(min(before, _AHEAD), last + 1 - first)
         tail = max(0, self.nbytes - _TAIL) // _BLOCK
         if not sure and first + wanted > tail:
             wanted = count - first
@@ -144,7 +144,7 @@ class RemoteSource:
         end = first + 1
         while end < min(first + wanted, count) and not self._there(end):
             end += 1
-        self._ahead[end] = min(2 * (end - first), _AHEAD)
+        self._ahead[end] = before + end - first
         while len(self._ahead) > 64:
             self._ahead.popitem(last=False)
         return range(first, end)

@@ -218,9 +218,11 @@ class TestFaults:
 
 
 class TestCost:
-    def test_a_look_at_200_mb_takes_few_requests(self, here: HubServer, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_a_look_at_200_mb_takes_few_requests(self, here: HubServer, tmp_path: Path, zipped: bool) -> None:
         path = tmp_path / "model.bin"
-        torch.save({f"layers.{n}.weight": torch.zeros(256, 768) for n in range(271)}, path)
+        tensors = {f"layers.{n}.weight": torch.zeros(256, 768) for n in range(271)}
+        torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
         assert path.stat().st_size > 200e6
         here.add_repo("me/model", {"pytorch_model.bin": path.read_bytes()})
         with sdconvert.open("hf://me/model/pytorch_model.bin") as opened:
@@ -303,5 +305,18 @@ def test_a_record_whose_own_header_is_another_is_found_when_it_is_read(here: Hub
     with sdconvert.open("hf://me/model/model.pt") as opened:
         assert len(opened.state_dict) == 2
     with pytest.raises(UnreadableError, match="its own header and the zip directory differ in name"):
+        sdconvert.convert("hf://me/model/model.pt", tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_legacy_storage_of_another_length_is_found_when_it_is_read(here: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(100_000), "b": torch.zeros(100_000)}, path, _use_new_zipfile_serialization=False)
+    data = bytearray(path.read_bytes())
+    data[-400_008] ^= 1
+    here.add_repo("me/model", {"model.pt": bytes(data)})
+    with sdconvert.open("hf://me/model/model.pt") as opened:
+        assert len(opened.state_dict) == 2
+    with pytest.raises(UnreadableError, match="100001 elements, 100000 were announced"):
         sdconvert.convert("hf://me/model/model.pt", tmp_path / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
