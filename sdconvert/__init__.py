@@ -3,6 +3,8 @@
 from .checkpoint import Candidate, Skipped, StateDict
 from .convert import OpenCheckpoint, convert, open  # noqa: A004 - sdconvert.open is its name
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
+from .inspect import inspect
+from .inspection import CandidateFacts, DTypeFacts, Inspection, TensorFacts
 from .limits import Limits
 from .names import Names
 from .report import Output, Report
@@ -13,8 +15,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
+    "CandidateFacts",
     "ChoiceError",
+    "DTypeFacts",
     "Difference",
+    "Inspection",
     "Limits",
     "MismatchError",
     "Names",
@@ -25,6 +30,7 @@ __all__ = [
     "SdconvertError",
     "Skipped",
     "StateDict",
+    "TensorFacts",
     "TensorRef",
     "UnreadableError",
     "UnsupportedError",
@@ -32,6 +38,7 @@ __all__ = [
     "__version__",
     "convert",
     "digest",
+    "inspect",
     "open",
     "verify",
 ]

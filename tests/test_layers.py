@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     "errors limits dtypes crc32",
     "source tensor",
-    "inflated gather progress",
+    "inflated gather progress notebook",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
     "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",
@@ -31,8 +31,10 @@ ROWS = [
     "writers.safetensors writers.torch_zip writers report",
     "convert",
     "verify",
+    "outline html inspection",  # An inspection and its views.
+    "inspect",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 
@@ -82,8 +84,11 @@ def test_the_public_names() -> None:
     assert sorted(sdconvert.__all__) == sorted(
         [
             "Candidate",
+            "CandidateFacts",
             "ChoiceError",
+            "DTypeFacts",
             "Difference",
+            "Inspection",
             "Limits",
             "MismatchError",
             "Names",
@@ -94,6 +99,7 @@ def test_the_public_names() -> None:
             "SdconvertError",
             "Skipped",
             "StateDict",
+            "TensorFacts",
             "TensorRef",
             "UnreadableError",
             "UnsupportedError",
@@ -101,6 +107,7 @@ def test_the_public_names() -> None:
             "__version__",
             "convert",
             "digest",
+            "inspect",
             "open",
             "verify",
         ]
