@@ -5,7 +5,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const id = (name) => document.getElementById(name);
   const DEPTH = 64; // Modules inside modules; deeper names stay whole.
-  const CELLS = [150, 40, 24, 12]; // Children that get a cell of their own, by level; the smaller ones share one.
+  const CELLS = [400, 200, 60, 24]; // Children that get a cell of their own, by level; the smaller ones share one.
+  const LEAST = 3; // Pixels; what is narrower is not drawn.
   const ROWS = 200; // Tensors that the table shows at once.
   const LISTED = 200; // Lines of a list.
   const HUES = [255, 155, 65, 320, 200, 25, 110, 285, 350];
@@ -63,11 +64,17 @@
     for (const [title, value, note] of tiles) {
       id("tiles").append(el("div", null, el("dt", null, title), el("dd", null, value, el("small", null, note))));
     }
-    for (const text of data.problems) id("problems").append(el("li", null, `Problem: ${shown(text)}`));
-    for (const text of data.warnings.slice(0, LISTED)) id("warnings").append(el("li", null, `Warning: ${shown(text)}`));
+    const bad = data.globals.dangerous;
+    if (bad.length) {
+      const names = bad.slice(0, 3).map(shown).join(", ") + (bad.length > 3 ? `, and ${number(bad.length - 3)} more` : "");
+      id("problems").append(el("li", null, el("b", null, "Dangerous-looking: "), `the pickle names ${names}. `,
+        el("a", { href: "#globals" }, "What that means")));
+    }
+    for (const text of data.problems) id("problems").append(el("li", null, el("b", null, "Problem: "), shown(text)));
+    for (const text of data.warnings.slice(0, LISTED)) id("warnings").append(el("li", null, el("b", null, "Warning: "), shown(text)));
     if (data.prefixes.length) {
-      const text = `The names carry ${data.prefixes.map(shown).join(" ")}. --strip-prefix auto takes it off.`;
-      id("warnings").append(el("li", null, text));
+      const text = `the names carry ${data.prefixes.map(shown).join(" ")}; --strip-prefix auto takes it off.`;
+      id("warnings").append(el("li", null, el("b", null, "Prefix: "), text));
     }
   }
 
@@ -108,7 +115,8 @@
       if (one.bytes) id("shares").append(part);
       const swatch = el("span", { class: "swatch" });
       swatch.style.setProperty("--hue", hue);
-      body.append(el("tr", null, el("td", null, swatch, one.dtype), cell(number(one.tensors), "number"),
+      const only = el("button", { type: "button", class: "link", title: "Show these tensors", onclick: () => show(one.dtype) }, one.dtype);
+      body.append(el("tr", null, el("td", null, swatch, only), cell(number(one.tensors), "number"),
         cell(number(one.parameters), "number"), cell(bytes(one.bytes), "number"), cell(percent(one.bytes, data.bytes), "number")));
     });
   }
@@ -141,7 +149,8 @@
     const harmless = unknown.filter((name) => !bad.has(name));
     if (dangerous.length) {
       box.append(el("h3", { class: "danger" }, `${number(dangerous.length)} look${dangerous.length === 1 ? "s" : ""} dangerous`),
-        el("p", null, "No model needs these. Something that unpickles this file could run them."),
+        el("p", null, "No model needs these, and Python's own unpickler, and so torch.load(weights_only=False), would call " +
+          "them with whatever the file says. sdconvert only read their names."),
         lines(dangerous, (name) => [code(name)]));
     }
     if (harmless.length) {
@@ -211,6 +220,7 @@
   const root = tree();
   let here = root;
   let cells = [];
+  const hues = new Map(); // Alike names (0, 1, 2; q_proj in every layer) have one colour, wherever one is.
 
   /** The largest children, and one entry for all the others. */
   function largest(node, most) {
@@ -249,7 +259,6 @@
     // d3 asks for the padding of a box when it has placed it.
     d3.treemap().size([box.clientWidth, box.clientHeight]).paddingInner(2).round(true)
       .paddingTop((one) => (isOpen(one) ? 20 : 0)).paddingRight(edge).paddingBottom(edge).paddingLeft(edge)(layout);
-    const hues = new Map(); // Alike names (0, 1, 2; q_proj in every layer) have one colour.
     const hue = ({ node }) => {
       const module = node.tensor && node.parent !== here ? node.parent : node;
       const kind = module.label.replace(/[0-9]+/g, "#");
@@ -283,7 +292,7 @@
       element.append(label);
     }
     for (const below of isOpen(one) ? one.children : []) {
-      if (Math.min(...size(below)) < 3) continue;
+      if (Math.min(...size(below)) < LEAST) continue;
       const inner = el("span", { class: "inner", "aria-hidden": "true" });
       fill(inner, below, one, hue);
       element.append(inner);
@@ -322,6 +331,7 @@
     here = node;
     trail();
     draw();
+    id("treemap").className = node === root || isBelow(from, node) ? "out" : "in";
     id("detail").replaceChildren(`${plural(here.tensors, "tensor")}, ${number(here.elements)} parameters, ${bytes(here.bytes)}`);
     table.refresh();
     if (!cells.length) return;
@@ -329,6 +339,11 @@
     let at = from;
     while (at && at.parent !== here) at = at.parent;
     focus(cells.find((one) => one.node === at) || cells[0]);
+  }
+
+  function isBelow(node, above) {
+    for (; node; node = node.parent) if (node === above) return true;
+    return false;
   }
 
   function focus(cell) {
@@ -379,6 +394,13 @@
       }
       event.preventDefault();
     });
+    document.addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
+      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+        id("filter").focus();
+        event.preventDefault();
+      }
+    });
     let width = box.clientWidth;
     new ResizeObserver(() => {
       if (box.clientWidth !== width) draw();
@@ -407,6 +429,7 @@
         el("button", { type: "button", onclick: () => this.sort(at) }, column.title)));
       document.querySelector("#tensors thead").append(el("tr", null, ...this.headers));
       data.tensors.forEach((one, at) => { one.place = at + 1; one.lower = one.name.toLowerCase(); });
+      this.largest = data.tensors.reduce((most, one) => Math.max(most, one.bytes), 0);
       const names = [...new Set(data.tensors.map((one) => one.dtype))];
       id("only").append(el("option", { value: "" }, "all"), ...names.map((name) => el("option", { value: name }, name)));
       id("filter").addEventListener("input", () => this.refresh());
@@ -450,6 +473,9 @@
 
     row(one) {
       const row = el("tr", null, ...COLUMNS.map((column) => cell(column.show(one), column.kind || null)));
+      const bar = el("i", { class: "bytes", "aria-hidden": "true" });
+      bar.style.width = `${this.largest ? (100 * one.bytes) / this.largest : 0}%`;
+      row.children[5].append(bar);
       if (one.tied_to !== null) row.children[1].append(el("small", null, `tied to ${shown(one.tied_to)}`));
       if (!one.contiguous) row.children[3].append(el("small", null, "not contiguous"));
       return row;
@@ -463,6 +489,14 @@
     const visit = (one) => { if (one.tensor) found.push(one.tensor); else one.children.forEach(visit); };
     visit(node);
     return found;
+  }
+
+  /** Show the tensors of one dtype in the table. */
+  function show(dtype) {
+    id("filter").value = "";
+    id("only").value = dtype;
+    table.refresh();
+    id("tensors").scrollIntoView({ block: "start" });
   }
 
   /** Show one tensor in the table. */
