@@ -17,7 +17,7 @@ import sdconvert
 from tests.browser import browser, open_file, prefer
 
 HERE = Path(__file__).parent
-SIZE = (1280, 1210)
+SIZE = (1280, 1680)
 
 
 class Hidden:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ..errors import printable
 from ..inspect import inspect
 
 NAME = "inspect"
@@ -33,4 +34,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found.to_json()))
     elif not args.quiet:
         print(found.to_text(tensors=args.tensors))
+        if args.html is not None:
+            print(f"\n{printable(args.html)} shows it in a browser")
     return 0

@@ -261,7 +261,7 @@
       .paddingTop((one) => (isOpen(one) ? 20 : 0)).paddingRight(edge).paddingBottom(edge).paddingLeft(edge)(layout);
     const hue = ({ node }) => {
       const module = node.tensor && node.parent !== here ? node.parent : node;
-      const kind = module.label.replace(/[0-9]+/g, "#");
+      const kind = (/^[0-9]+$/.test(module.label) ? `${module.parent.label}.` : "") + module.label.replace(/[0-9]+/g, "#");
       if (!hues.has(kind)) hues.set(kind, HUES[hues.size % HUES.length]);
       return hues.get(kind);
     };
@@ -417,7 +417,7 @@
     { title: "Dtype", kind: "", of: (one) => one.dtype, show: (one) => one.dtype },
     { title: "Shape", kind: "shape", of: (one) => one.shape.length, show: (one) => shape(one.shape) },
     { title: "Parameters", kind: "number", of: (one) => one.parameters, show: (one) => number(one.parameters) },
-    { title: "Size", kind: "number", of: (one) => one.bytes, show: (one) => bytes(one.bytes) },
+    { title: "Size", kind: "number size", of: (one) => one.bytes, show: (one) => bytes(one.bytes) },
   ];
 
   class Table {
@@ -429,7 +429,6 @@
         el("button", { type: "button", onclick: () => this.sort(at) }, column.title)));
       document.querySelector("#tensors thead").append(el("tr", null, ...this.headers));
       data.tensors.forEach((one, at) => { one.place = at + 1; one.lower = one.name.toLowerCase(); });
-      this.largest = data.tensors.reduce((most, one) => Math.max(most, one.bytes), 0);
       const names = [...new Set(data.tensors.map((one) => one.dtype))];
       id("only").append(el("option", { value: "" }, "all"), ...names.map((name) => el("option", { value: name }, name)));
       id("filter").addEventListener("input", () => this.refresh());
@@ -459,6 +458,7 @@
       });
       const where = here === root ? "" : ` in ${shown(here.path)}`;
       id("count").textContent = `${number(this.rows.length)} of ${plural(inside.length, "tensor")}${where}`;
+      this.largest = this.rows.reduce((most, one) => Math.max(most, one.bytes), 0);
       this.body.replaceChildren();
       this.grow();
     }
