@@ -53,7 +53,7 @@ def test_any_dict(state: dict[str, torch.Tensor], zipped: bool, tmp_path_factory
 
 
 def test_what_only_a_pt_can_hold(tmp_path: Path) -> None:
-    weight = torch.arange(12, dtype=torch.complex128).reshape(3, 4) * (1 + 2j)
+    weight = torch.arange(12.0).to(torch.complex128).reshape(3, 4) * (1 + 2j)
     state = {"a.w": weight, "b.w": weight[0, 0], "c.w": weight.conj(), "d.w": torch.empty(0, dtype=torch.complex128)}
     torch.save(state, tmp_path / "m.pt")
     sdconvert.convert(tmp_path / "m.pt", tmp_path / "o.pt")
