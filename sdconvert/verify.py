@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checkpoint import StateDict, TensorRef
@@ -20,6 +21,7 @@ from .errors import printable, within
 from .gather import fill
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
+from .plan import make_plan
 from .progress import Bar, no_bar
 from .report import human
 from .stream import CHUNK, in_threads
@@ -112,6 +114,8 @@ def verify(
     began = time.perf_counter()
     with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
         ours, theirs = one.extract(key, names), other.state_dict
+        for opened, weights in ((one, ours), (other, theirs)):
+            _check_cost(opened.path, weights, limits)
         differences, same = _compare_headers(ours, theirs)
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
@@ -145,6 +149,12 @@ def verify(
         return Verification(
             str(one.path), str(other.path), tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
         )
+
+
+def _check_cost(path: Path, weights: StateDict, limits: Limits) -> None:
+    """UnreadableError when reading the tensors would cost far more than the file is large, as for a conversion."""
+    with within(str(path)):
+        make_plan(weights, limits=limits)
 
 
 def _compare_headers(
@@ -214,6 +224,7 @@ def digest(
     """
     with open_checkpoint(source, limits=limits) as opened:
         weights = opened.extract(key, names)
+        _check_cost(opened.path, weights, limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
 

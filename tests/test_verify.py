@@ -114,6 +114,22 @@ def test_the_sign_of_zero_and_the_bits_of_nan_count(tmp_path: Path) -> None:
         ).equal
 
 
+def test_views_that_repeat_a_small_storage_without_end_are_refused(tmp_path: Path) -> None:
+    bomb = saved({"a.w": torch.ones(1).expand(10**12), "b.w": torch.ones(2)}, tmp_path / "a.pt")
+    fine = saved({"a.w": torch.ones(1).expand(10**6)}, tmp_path / "b.pt")
+    for look in (
+        lambda: sdconvert.verify(bomb, fine),
+        lambda: sdconvert.verify(fine, bomb),
+        lambda: sdconvert.digest(bomb),
+    ):
+        with pytest.raises(sdconvert.UnreadableError, match=r"a\.pt: .*--max-expansion"):
+            look()
+    assert sdconvert.verify(fine, fine).equal
+    little = sdconvert.Limits(expansion=16, expansion_slack=0)
+    with pytest.raises(sdconvert.UnreadableError, match=r"b\.pt"):
+        sdconvert.verify(fine, fine, limits=little)
+
+
 def test_the_first_file_is_read_as_a_conversion_would(tmp_path: Path) -> None:
     both = {"g": {f"module.{n}": t for n, t in SD.items()}, "d": SD}
     first = saved(both, tmp_path / "a.pt")

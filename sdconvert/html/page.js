@@ -9,6 +9,7 @@
   const LEAST = 3; // Pixels; what is narrower is not drawn.
   const ROWS = 200; // Tensors that the table shows at once.
   const LISTED = 200; // Lines of a list.
+  const TIED = 30; // Names of one tensor.
   const HUES = [255, 155, 65, 320, 200, 25, 110, 285, 350];
 
   // Controls, marks of direction and other characters that show as nothing or as something else are spelled out.
@@ -136,10 +137,16 @@
 
   function ties() {
     const groups = new Map();
-    for (const [alias, kept] of Object.entries(data.aliases)) groups.set(kept, [...(groups.get(kept) || [kept]), alias]);
-    list("ties", [...groups.values()], (names) => names.flatMap((name, at) => [
-      at ? " = " : "", el("button", { type: "button", class: "link", onclick: () => find(name) }, code(name)),
-    ]), "Every name has a tensor of its own.");
+    for (const [alias, kept] of Object.entries(data.aliases)) {
+      if (!groups.has(kept)) groups.set(kept, [kept]);
+      groups.get(kept).push(alias);
+    }
+    list("ties", [...groups.values()], (names) => [
+      ...names.slice(0, TIED).flatMap((name, at) => [
+        at ? " = " : "", el("button", { type: "button", class: "link", onclick: () => find(name) }, code(name)),
+      ]),
+      names.length > TIED ? ` = ${number(names.length - TIED)} more` : "",
+    ], "Every name has a tensor of its own.");
   }
 
   function globals() {

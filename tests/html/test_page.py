@@ -283,6 +283,15 @@ def test_ties_are_found_and_lead_to_their_tensors(driver: Chrome, page: Page) ->
 
 
 @needs_browser
+def test_a_thousand_names_of_one_tensor_are_counted(driver: Chrome, page: Page) -> None:
+    tensor = torch.ones(2)
+    open_file(driver, page({f"n{i}.w": tensor for i in range(1000)}))
+    (tie,) = texts(driver, "#ties li")
+    assert tie.startswith("n0.w = n1.w = ")
+    assert tie.endswith(" = n29.w = 970 more")
+
+
+@needs_browser
 def test_candidates_are_listed_with_the_flag_that_picks_them(driver: Chrome, page: Page) -> None:
     open_file(driver, page({"generator": language_model(2), "discriminator": {"c.w": torch.ones(5)}}))
     rows = [row.split("\n") for row in texts(driver, "#candidates tbody tr")]
