@@ -25,6 +25,7 @@ from .tensor import is_contiguous
 
 SEVERAL, NOTHING = "several", "nothing"
 _OPENED = 20  # Candidates whose tensors are listed; each costs a walk over the whole tree.
+_PATIENCE = 10_000  # What lies beside the opened ones, all in all: looking at it is what costs.
 _TOLD = 10  # Tensors of one problem that are named.
 
 
@@ -74,9 +75,12 @@ def _find(checkpoint: Checkpoint, key: str | None, limits: Limits) -> _Found:
         return _Found(StateDict({}, "", NOTHING, warnings=checkpoint.warnings), problems=(str(error),))
     options = candidates(checkpoint, limits=limits)
     facts = [_candidate(option, weights if _is_at(option, weights) else None) for option in options]
+    left = _PATIENCE
     for at, option in enumerate(options[:_OPENED]):
-        if facts[at].elements is None:
-            facts[at] = _candidate(option, _open(checkpoint, option, _Writable(), limits))
+        if facts[at].elements is None and left > 0:
+            opened = _open(checkpoint, option, _Writable(), limits)
+            facts[at] = _candidate(option, opened)
+            left -= len(opened.skipped) if opened else 0
     return _Found(weights, tuple(facts), _about_lost(names.lost))
 
 
@@ -87,17 +91,19 @@ def _several(checkpoint: Checkpoint, options: tuple[Candidate, ...], limits: Lim
     warnings = dict.fromkeys(checkpoint.warnings)
     facts: list[CandidateFacts] = []
     names = _Writable()
+    left = _PATIENCE
     for option in options[:_OPENED]:
-        weights = _open(checkpoint, option, names, limits)
+        weights = _open(checkpoint, option, names, limits) if left > 0 else None
         facts.append(_candidate(option, weights))
         if weights is not None:
             tensors |= {f"{option.key}.{name}": tensor for name, tensor in weights.tensors.items()}
             warnings |= dict.fromkeys(weights.warnings)
             beside = dict.fromkeys(weights.skipped)
             skipped = beside if skipped is None else {one: None for one in skipped if one in beside}
-    if len(options) > _OPENED:
-        warnings[f"the tensors of {len(options) - _OPENED} more candidates are not listed; --key shows them"] = None
-        facts += (_candidate(option, None) for option in options[_OPENED:])
+            left -= len(weights.skipped)
+    facts += (_candidate(option, None) for option in options[_OPENED:])
+    if closed := sum(one.elements is None for one in facts):
+        warnings[f"the tensors of {closed} more candidates are not listed; --key shows them"] = None
     problem = "it holds several state dicts, so a conversion needs --key K with one of the candidates' keys"
     merged = StateDict(tensors, "", SEVERAL, skipped=tuple(skipped or ()), warnings=tuple(warnings))
     return _Found(merged, tuple(facts), (problem, *_about_lost(names.lost)))

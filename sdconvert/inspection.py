@@ -67,7 +67,7 @@ class DTypeFacts:
 class CandidateFacts:
     """A state dict that could be meant, every name of it counted. `nbytes` are bytes.
 
-    `elements` is None beyond the first twenty candidates, which are not opened.
+    `elements` is None for those that were not opened: after the first twenty, or sooner where each is costly.
     """
 
     key: str

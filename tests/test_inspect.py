@@ -178,6 +178,14 @@ def test_several_state_dicts_are_a_finding_with_all_candidates(tmp_path: Path) -
         sdconvert.inspect(tmp_path / "m.pt", key="nowhere")
 
 
+def test_of_many_candidates_the_first_are_opened(tmp_path: Path) -> None:
+    many = {f"net{i}": {f"a{i}.w": torch.ones(2), "steps": 3} for i in range(30)}
+    found = sdconvert.inspect(saved(many, tmp_path / "m.pt"))
+    assert [one.elements for one in found.candidates] == [2] * 20 + [None] * 10
+    assert len(found.tensors) == 20
+    assert found.warnings == ("the tensors of 10 more candidates are not listed; --key shows them",)
+
+
 def test_what_a_conversion_would_refuse_is_a_problem_and_no_error(tmp_path: Path) -> None:
     weights = {"a.w": torch.ones(2), "b.w": torch.ones(2, dtype=torch.complex128)}
     found = sdconvert.inspect(saved(weights, tmp_path / "a.pt"))
