@@ -119,9 +119,9 @@ def test_ten_gigabytes_are_looked_at_by_their_headers(
         readinto(self, offset, buffer)
 
     monkeypatch.setattr(FileSource, "readinto", counting)
-    began = time.perf_counter()
+    began = time.process_time()  # As others use the machine; nothing here waits for a disk.
     found = sdconvert.inspect(source)
-    assert time.perf_counter() - began < 1.0  # It takes 0.06 s where nothing else runs.
+    assert time.process_time() - began < 0.5  # It is 0.06 s, by the clock too where nothing else runs.
     assert (len(found.tensors), found.elements, found.nbytes) == (1000, 2_500_000_000, 10_000_000_000)
     assert 0 < sum(read) < 1_000_000
 
@@ -281,6 +281,7 @@ def test_with_tensors_every_name_is_there_whole(tmp_path: Path) -> None:
     assert all(f"{name}\n" in text + "\n" for name in state)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_tensors(tmp_path: Path) -> None:
     weights = {f"layers.{i // 10}.w{i}": torch.empty(0) for i in range(100_000)}
     save_file(weights, tmp_path / "m.safetensors")
