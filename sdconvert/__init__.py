@@ -3,6 +3,8 @@
 from .checkpoint import Candidate, Skipped, StateDict
 from .convert import convert
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
+from .inspect import inspect
+from .inspection import CandidateFacts, DTypeFacts, Inspection, TensorFacts
 from .limits import Limits
 from .names import Names
 from .opening import OpenCheckpoint, open  # noqa: A004 - sdconvert.open is its name
@@ -14,8 +16,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
+    "CandidateFacts",
     "ChoiceError",
+    "DTypeFacts",
     "Difference",
+    "Inspection",
     "Limits",
     "MismatchError",
     "Names",
@@ -26,6 +31,7 @@ __all__ = [
     "SdconvertError",
     "Skipped",
     "StateDict",
+    "TensorFacts",
     "TensorRef",
     "UnreadableError",
     "UnsupportedError",
@@ -33,6 +39,7 @@ __all__ = [
     "__version__",
     "convert",
     "digest",
+    "inspect",
     "open",
     "verify",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from .checkpoint import Candidate, Checkpoint, Skipped, StateDict
 from .errors import printable
 from .names import known_prefixes
+from .notebook import card
 from .pickles.known import is_dangerous, is_known
 from .plan import Plan
 
@@ -109,29 +110,35 @@ class Report:
         }
 
     def __str__(self) -> str:
-        return "\n".join(printable(line) for line in self._lines())
+        lines = [*self._titles(), *(f"  {label:<8}  {text}" for label, text in self._facts())]
+        return "\n".join(map(printable, lines))
 
-    def _lines(self) -> Iterator[str]:
-        for output in self.outputs:
-            yield f"{self.source} -> {output.path}"
-        if not self.outputs:
-            yield f"{self.source} (dry run, nothing was written)"
+    def _repr_html_(self) -> str:
+        first, *others = self._titles()
+        return card(first, [*(("and", title) for title in others), *self._facts()])
+
+    def _titles(self) -> list[str]:
+        written = [f"{self.source} -> {output.path}" for output in self.outputs]
+        return written or [f"{self.source} (dry run, nothing was written)"]
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
         what = _KINDS.get(self.kind, "a state dict")
         where = f" at {self.key}" if self.key else ""
-        yield f"  source    {self.container}, {human(self.source_bytes)}: {what}{where}"
+        yield "source", f"{self.container}, {human(self.source_bytes)}: {what}{where}"
         checked = "verified bit by bit" if self.verified else "not verified"
-        yield f"  tensors   {self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
+        yield "tensors", f"{self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
-            yield f"  tied      {_listed([f'{alias} = {kept}' for alias, kept in self.aliases.items()])}"
+            yield "tied", _listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
         if self.skipped:
-            yield f"  left out  {_listed([f'{one.name} ({one.why})' for one in self.skipped])}"
+            yield "left out", _listed([f"{one.name} ({one.why})" for one in self.skipped])
         if self.prefixes:
-            yield f"  prefixes  names carry {' '.join(self.prefixes)} (--strip-prefix auto takes them off)"
+            yield "prefixes", f"names carry {' '.join(self.prefixes)} (--strip-prefix auto takes them off)"
         if self.unknown_globals:
-            marked = [f"{name} (!)" if is_dangerous(name) else name for name in self.unknown_globals]
-            yield f"  classes   named in the pickle, not needed, never run: {_listed(marked)}"
-        for warning in self.warnings:
-            yield f"  warning   {warning}"
+            # The dangerous ones first, so that none is among those that are only counted.
+            marked = sorted(self.unknown_globals, key=is_dangerous, reverse=True)
+            names = [f"{name} (!)" if is_dangerous(name) else name for name in marked]
+            yield "classes", f"named in the pickle, not needed, never run: {_listed(names)}"
+        yield from (("warning", text) for text in self.warnings)
 
 
 def _listed(items: list[str]) -> str:

@@ -20,6 +20,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
 from .opening import PathLike
 from .opening import open as open_checkpoint
+from .plan import make_plan
 from .progress import Bar, no_bar
 from .report import human
 from .stream import CHUNK, in_threads
@@ -113,6 +114,8 @@ def verify(
     began = time.perf_counter()
     with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
         ours, theirs = one.extract(key, names), other.state_dict
+        for opened, weights in ((one, ours), (other, theirs)):
+            _check_cost(opened.name, weights, limits)
         differences, same = _compare_headers(ours, theirs)
         expect(tensor for _, *pair in same for tensor in pair)
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
@@ -147,6 +150,12 @@ def verify(
         return Verification(
             one.name, other.name, tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
         )
+
+
+def _check_cost(name: str, weights: StateDict, limits: Limits) -> None:
+    """UnreadableError when reading the tensors would cost far more than the file is large, as for a conversion."""
+    with within(name):
+        make_plan(weights, limits=limits)
 
 
 def _compare_headers(
@@ -216,6 +225,7 @@ def digest(
     """
     with open_checkpoint(source, limits=limits) as opened:
         weights = opened.extract(key, names)
+        _check_cost(opened.name, weights, limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
         expect(unique)

@@ -30,7 +30,7 @@ def contents(path: Path) -> dict[str, torch.Tensor]:
 
 def raw(tensor: torch.Tensor) -> bytes:
     """The bytes of a tensor, row-major, with conjugation and negation carried out."""
-    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return bytes(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b""
 
 

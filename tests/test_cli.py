@@ -75,6 +75,11 @@ def test_a_dry_run_writes_nothing(run: Run, tmp_path: Path) -> None:
         ("to-safetensors", "m.pt", "--metadata", "format=np"),
         ("to-pt", "m.pt"),
         ("verify", "m.pt", "nowhere.pt"),
+        ("inspect", "nowhere.pt"),
+        ("inspect", "."),
+        ("inspect", "m.pt", "--key", "x"),
+        ("inspect", "m.pt", "--html", "m.pt", "--overwrite"),
+        ("inspect", "m.pt", "--html", "no/such/dir/page.html"),
     ],
 )
 def test_every_refusal_is_one_line_and_exit_code_1(args: tuple[str, ...], run: Run, tmp_path: Path) -> None:
@@ -135,6 +140,37 @@ def test_verify_says_by_its_exit_code_whether_weights_are_equal(run: Run, tmp_pa
     assert (done.returncode, "b.bias: its values differ" in done.stdout) == (1, True)
     one, other = (run("verify", "--digest", name).stdout.split()[0] for name in ("m.pt", "m.safetensors"))
     assert one == other
+
+
+def test_inspect_shows_a_summary_and_the_tree(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", "m.pt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "m.pt"
+    assert "2, 15 parameters, 60 B" in done.stdout
+    assert "a.weight  [3, 4]  float32  12  48 B" in done.stdout
+    assert run("inspect", "m.pt", "--tensors").stdout.endswith("float32  [3]     12 B  b.bias\n")
+    assert run("inspect", "m.pt", "-q").stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+def test_inspect_gives_all_of_it_as_json(run: Run) -> None:
+    document = json.loads(run("inspect", "m.pt", "--json").stdout)
+    keys = "source container version kind key candidates aliases dtypes prefixes skipped globals tensors output_bytes"
+    assert set(keys.split()) <= document.keys()
+    assert [one["name"] for one in document["tensors"]] == ["a.weight", "b.bias"]
+
+
+def test_inspect_writes_a_page(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", "m.pt", "--html", "page.html")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "page.html shows it in a browser")
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+    assert "--overwrite" in run("inspect", "m.pt", "--html", "page.html").stderr
+    assert json.loads(run("inspect", "m.pt", "--html", "page.html", "--overwrite", "--json").stdout)["tensors"]
+
+
+def test_inspect_is_told_how_wide_the_terminal_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert max(map(len, run("inspect", "m.pt").stdout.splitlines())) <= 30
 
 
 def test_a_cast_is_torchs(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     "errors limits dtypes crc32",
     "source tensor folder",
-    "inflated late gather progress",
+    "inflated late gather progress notebook",
     "remote.tokens remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
@@ -35,8 +35,10 @@ ROWS = [
     "opening",
     "convert",
     "verify",
+    "outline html inspection",  # An inspection and its views.
+    "inspect",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 
@@ -86,8 +88,11 @@ def test_the_public_names() -> None:
     assert sorted(sdconvert.__all__) == sorted(
         [
             "Candidate",
+            "CandidateFacts",
             "ChoiceError",
+            "DTypeFacts",
             "Difference",
+            "Inspection",
             "Limits",
             "MismatchError",
             "Names",
@@ -98,6 +103,7 @@ def test_the_public_names() -> None:
             "SdconvertError",
             "Skipped",
             "StateDict",
+            "TensorFacts",
             "TensorRef",
             "UnreadableError",
             "UnsupportedError",
@@ -105,6 +111,7 @@ def test_the_public_names() -> None:
             "__version__",
             "convert",
             "digest",
+            "inspect",
             "open",
             "verify",
         ]

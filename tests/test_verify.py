@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import sdconvert
+from tests.test_same_bytes import names, tensors
 
 SD = {
     "a.weight": torch.randn(300, 40),
@@ -78,6 +82,27 @@ def test_one_flipped_bit_is_found_and_placed(at: tuple[int, int], tmp_path: Path
     assert str(list(at)) in difference.detail
 
 
+@settings(max_examples=60)
+@given(data=st.data(), state=st.dictionaries(names, tensors(), min_size=1, max_size=5))
+def test_any_flipped_bit_of_any_dict_is_found(
+    data: st.DataObject, state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("flip")
+    full = sorted(name for name, tensor in state.items() if tensor.numel() and tensor.dtype is not torch.bool)
+    assume(full)
+    name = data.draw(st.sampled_from(full))
+    changed = state[name].clone()
+    flat = changed.reshape(-1).view(torch.uint8)
+    at = data.draw(st.integers(0, len(flat) - 1))
+    flat[at] ^= 1 << data.draw(st.integers(0, 7))
+    first, second = saved(state, directory / "a.pt"), saved(state | {name: changed}, directory / "b.pt")
+    (difference,) = sdconvert.verify(first, second).differences
+    assert (difference.name, difference.what) == (name, "values")
+    index = list(numpy.unravel_index(at // changed.itemsize, tuple(changed.shape))) if changed.dim() else []
+    assert difference.detail.endswith(f"at element {[int(i) for i in index]}")
+    assert sdconvert.digest(first) != sdconvert.digest(second)
+
+
 def test_the_sign_of_zero_and_the_bits_of_nan_count(tmp_path: Path) -> None:
     nan = torch.tensor([float("nan")])
     other = nan.clone()
@@ -87,6 +112,22 @@ def test_the_sign_of_zero_and_the_bits_of_nan_count(tmp_path: Path) -> None:
         assert not sdconvert.verify(
             saved({"a.w": one}, tmp_path / "a.pt"), saved({"a.w": two}, tmp_path / "b.pt")
         ).equal
+
+
+def test_views_that_repeat_a_small_storage_without_end_are_refused(tmp_path: Path) -> None:
+    bomb = saved({"a.w": torch.ones(1).expand(10**12), "b.w": torch.ones(2)}, tmp_path / "a.pt")
+    fine = saved({"a.w": torch.ones(1).expand(10**6)}, tmp_path / "b.pt")
+    for look in (
+        lambda: sdconvert.verify(bomb, fine),
+        lambda: sdconvert.verify(fine, bomb),
+        lambda: sdconvert.digest(bomb),
+    ):
+        with pytest.raises(sdconvert.UnreadableError, match=r"a\.pt: .*--max-expansion"):
+            look()
+    assert sdconvert.verify(fine, fine).equal
+    little = sdconvert.Limits(expansion=16, expansion_slack=0)
+    with pytest.raises(sdconvert.UnreadableError, match=r"b\.pt"):
+        sdconvert.verify(fine, fine, limits=little)
 
 
 def test_the_first_file_is_read_as_a_conversion_would(tmp_path: Path) -> None:

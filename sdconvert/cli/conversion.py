@@ -48,12 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     output.add_argument("--no-verify", action="store_true", help="do not read the output back")
     output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     output.add_argument("--threads", metavar="N", type=positive, help="copy with N threads (default: by processors)")
-    output.add_argument(
+    add_max_expansion(output)
+
+
+def add_max_expansion(parser: argparse._ActionsContainer) -> None:
+    """The one limit that an honest file may need raised."""
+    parser.add_argument(
         "--max-expansion",
         metavar="N",
         type=positive,
         default=DEFAULT_LIMITS.expansion,
-        help="refuse an output more than N times as large as what it is made of (default: %(default)s)",
+        help="refuse weights more than N times as large as what they are made of (default: %(default)s)",
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 from ..errors import printable
+from ..limits import DEFAULT_LIMITS
 from ..names import Names
 from ..progress import no_bar, terminal_bar
 from ..verify import digest, verify
@@ -36,12 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rename a tensor of A, or all below a prefix that ends with a dot (repeatable)",
     )
     parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
+    conversion.add_max_expansion(parser)
     parser.set_defaults(usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare or digest, and print the outcome."""
     names = Names(args.strip_prefix, tuple(args.rename))
+    limits = replace(DEFAULT_LIMITS, expansion=args.max_expansion)
     bar = no_bar if args.quiet or args.json else terminal_bar
     if args.digest:
         files = [args.first] if args.second is None else [args.first, args.second]
@@ -51,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 key=args.key if path == args.first else None,
                 names=names if path == args.first else None,
                 threads=args.threads,
+                limits=limits,
                 progress=bar,
             )
             for path in files
@@ -63,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         return 0 if len(set(digests.values())) == 1 else 1
     if args.second is None:
         args.usage("B is needed, unless --digest is given")
-    outcome = verify(args.first, args.second, key=args.key, names=names, threads=args.threads, progress=bar)
+    outcome = verify(
+        args.first, args.second, key=args.key, names=names, threads=args.threads, limits=limits, progress=bar
+    )
     if args.json:
         print(json.dumps(outcome.to_json()))
     elif not args.quiet:

@@ -33,11 +33,27 @@ def read_archive(directory: ZipDirectory, root: str, nested: Nested, limits: Lim
         if pickled.end != span.nbytes:
             raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
         tree, sources = resolve(pickled.root, storages.load, lambda inner: nested(inner).root)
-    version = next(
-        (directory.text(root + n) for n in ("version", ".data/version") if root + n in directory.records), ""
-    )
-    made_by = f"zip format {version}" if version else ""
-    return Checkpoint("torch-zip", tree, pickled.globals, made_by, tuple(warnings), sources=sources)
+    return Checkpoint("torch-zip", tree, pickled.globals, _made_by(directory, root), tuple(warnings), sources=sources)
+
+
+def archive_version(directory: ZipDirectory, root: str) -> str:
+    """What the archive says of its own version, "" where it does not. UnreadableError when that is damaged."""
+    record = next((root + name for name in ("version", ".data/version") if root + name in directory.records), "")
+    return directory.text(record) if record else ""
+
+
+def _made_by(directory: ZipDirectory, root: str) -> str:
+    """The versions of torch that write such an archive, as far as its records tell.
+
+    ``byteorder`` came with 2.1 (torch's own notes on the file format, pytorch#118719), ``.format_version`` and
+    ``.storage_alignment`` with 2.7 (pytorch#143879 and #147788), the zip archive itself with 1.6.
+    """
+    version = archive_version(directory, root)
+    rest = f", archive version {version}" if version not in ("", "3") else ""
+    for record, versions in ((".format_version", "2.7 or later"), ("byteorder", "2.1 to 2.6")):
+        if root + record in directory.records:
+            return f"torch {versions}{rest}"
+    return f"torch 1.6 to 2.0{rest}"
 
 
 def check_crc(storage: Storage) -> None:

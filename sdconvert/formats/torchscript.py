@@ -20,7 +20,7 @@ from ..inflated import credit
 from ..limits import Limits
 from ..source import read as read_bytes
 from .protocol import Nested
-from .torch_archive import read_archive
+from .torch_archive import archive_version, read_archive
 from .zipdir import ZipDirectory
 
 NAME = "torchscript"
@@ -48,7 +48,9 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
             "it is a frozen TorchScript archive: its weights are unnamed constants of its code, and there is no "
             "state dict. Convert the model as it was before torch.jit.freeze or optimize_for_mobile"
         )
-    return replace(checkpoint, container=NAME, root=tree, kind="torchscript")
+    version = archive_version(directory, root)  # Of torch, only that it is 1.4 or later is known.
+    made_by = f"archive version {version}" if version else ""
+    return replace(checkpoint, container=NAME, root=tree, kind="torchscript", version=made_by)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,38 @@ _DANGEROUS_NAMES = """
     commands popen2 bdb pdb timeit trace profile cProfile doctest asyncio multiprocessing threading _thread signal
     urllib http httplib requests ftplib telnetlib smtplib ssl marshal types operator functools pkgutil zipimport
     tempfile pathlib io builtins __builtin__ site atexit _posixsubprocess _interpreters cffi pickle _pickle dill
+    cloudpickle joblib shelve linecache distutils setuptools IPython pexpect paramiko
 """
 _DANGEROUS = frozenset(_DANGEROUS_NAMES.split())
+# Parts of packages that are otherwise harmless: they load code or files, or evaluate text.
+_DANGEROUS_PARTS = (
+    "numpy.testing",
+    "numpy.f2py",
+    "numpy.load",
+    "numpy.distutils",
+    "pandas.eval",
+    "pandas.io",
+    "pandas.read_pickle",
+    "torch.hub",
+    "torch.load",
+    "torch.serialization.load",
+    "torch.jit.load",
+    "torch.package",
+    "torch.distributed.rpc",
+    "torch.fx",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.utils.cpp_extension",
+    "torch.utils.bottleneck",
+    "torch.utils.model_zoo",
+)
+_BUILTINS = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+# What real checkpoints name of those modules, and what does nothing when it is called.
+_HARMLESS_PARTS = frozenset(
+    [f"pathlib.{kind}Path" for kind in ("", "Pure", "Posix", "PurePosix", "Windows", "PureWindows")]
+    + [f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS.split()]
+    + ["types.SimpleNamespace", "io.BytesIO", "functools.partial", "operator.itemgetter", "threading.Lock"]
+)
 
 
 def is_known(name: Global) -> bool:
@@ -46,4 +76,6 @@ def is_known(name: Global) -> bool:
 
 def is_dangerous(full: str) -> bool:
     """Whether a global of this name could do harm if it were called."""
-    return full.partition(".")[0] in _DANGEROUS
+    if full in _HARMLESS_PARTS:
+        return False
+    return full.partition(".")[0] in _DANGEROUS or f"{full}.".startswith(tuple(f"{part}." for part in _DANGEROUS_PARTS))

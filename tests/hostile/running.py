@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +43,18 @@ class Server:
             env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin", "PYTHONUTF8": "1"},
         )
 
-    def run(self, case: Case, directory: Path) -> Outcome:
+    def run(self, case: Case, directory: Path, argv: Sequence[str] | None = None) -> Outcome:
+        """Run one command over the case's file (default: its conversion), in the directory `work` there."""
         work, logs = directory / "work", directory / "logs"
-        work.mkdir()
-        logs.mkdir()
-        (work / case.file).write_bytes(case.build())
+        if not work.exists():
+            work.mkdir()
+            logs.mkdir()
+            (work / case.file).write_bytes(case.build())
         job = {
             "directory": str(work),
             "stdout": str(logs / "stdout"),
             "stderr": str(logs / "stderr"),
-            "argv": ["to-safetensors", case.file, OUTPUT, *case.args],
+            "argv": ["to-safetensors", case.file, OUTPUT, *case.args] if argv is None else list(argv),
             "seconds": case.seconds,
         }
         assert self.process.stdin is not None
@@ -77,29 +80,20 @@ def _beginning(path: Path) -> str:
 
 
 def complaints(case: Case, outcome: Outcome, directory: Path) -> list[str]:
-    """Everything that is not as it must be; empty when the case holds."""
+    """Everything that is not as it must be after a conversion; empty when the case holds."""
     output = directory / "work" / OUTPUT
-    wrong: list[str] = []
+    wrong = crimes(case, outcome)
 
     def check(fine: bool, what: str) -> None:
         if not fine:
             wrong.append(what)
 
-    check(not outcome.killed, f"took more than {case.seconds} s")
-    check(outcome.memory <= case.memory, f"took {outcome.memory >> 20} MB")
-    check("Traceback" not in outcome.stderr + outcome.stdout, f"crashed: {outcome.stderr[-300:]}")
     check(not outcome.left, f"left {outcome.left}")
-    for stream in (outcome.stdout, outcome.stderr):
-        check(all(c.isprintable() or c == "\n" for c in stream), "printed control characters")
-        check(len(stream) < 100_000, "printed more than 100 kB")
     if outcome.killed:
         return wrong
     check(outcome.code in ({REJECT: (1,), CONVERT: (0,), EITHER: (0, 1)}[case.expect]), f"exit code {outcome.code}")
     if outcome.code == 1:
-        lines = outcome.stderr.splitlines()
-        check(len(lines) == 1 and lines[0].startswith("sdconvert: error: "), f"not one line: {outcome.stderr[:300]!r}")
         check(not output.exists(), "left an output")
-        check("not enough memory" not in outcome.stderr, "ran out of memory")
     check(
         case.says in outcome.stdout + outcome.stderr, f"does not say {case.says!r}: {outcome.stdout + outcome.stderr}"
     )
@@ -112,4 +106,25 @@ def complaints(case: Case, outcome: Outcome, directory: Path) -> list[str]:
             for name, info in safetensors.deserialize(output.read_bytes())
         }
         check(case.tensors is None or found == dict(case.tensors), f"wrong tensors: {str(found)[:300]}")
+    return wrong
+
+
+def crimes(case: Case, outcome: Outcome) -> list[str]:
+    """What no command may do, whatever the file: hang, swell, crash, or say more than a line when it refuses."""
+    wrong: list[str] = []
+
+    def check(fine: bool, what: str) -> None:
+        if not fine:
+            wrong.append(what)
+
+    check(not outcome.killed, f"took more than {case.seconds} s")
+    check(outcome.memory <= case.memory, f"took {outcome.memory >> 20} MB")
+    check("Traceback" not in outcome.stderr + outcome.stdout, f"crashed: {outcome.stderr[-300:]}")
+    for stream in (outcome.stdout, outcome.stderr):
+        check(all(c.isprintable() or c == "\n" for c in stream), "printed control characters")
+        check(len(stream) < 100_000, "printed more than 100 kB")
+    if outcome.code == 1 and not outcome.killed:
+        lines = outcome.stderr.splitlines()
+        check(len(lines) == 1 and lines[0].startswith("sdconvert: error: "), f"not one line: {outcome.stderr[:300]!r}")
+        check("not enough memory" not in outcome.stderr, "ran out of memory")
     return wrong
