@@ -27,14 +27,15 @@ ROWS = [
     "names search",
     "extract extras",
     "plan",
-    "stream atomic",
+    "stream atomic delivery",
     "writers.safetensors writers.torch_zip writers report",
     "output",
     "opening",
     "convert",
     "verify",
+    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.driver batch",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.batch __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ..errors import ChoiceError, SdconvertError, printable
-from . import to_pt, to_safetensors, verify
+from . import batch, to_pt, to_safetensors, verify
 
-_COMMANDS = (to_safetensors, to_pt, verify)
+_COMMANDS = (to_safetensors, to_pt, verify, batch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
