@@ -173,7 +173,7 @@ class _Driver:
                     self.take_in()
                 elif self.later and not self.stopped:
                     time.sleep(max(0.0, self.later[0][0] - time.monotonic()))
-                else:
+                elif not self.suspects:
                     return
                 if self.book is not None:
                     self.book.sync()
@@ -247,7 +247,7 @@ class _Driver:
         if not self.engine.restarts:
             raise SdconvertError("the executor broke, and it is not ours to start again. --resume goes on with another")
         with suppress(Exception):
-            self.executor.shutdown(wait=False, cancel_futures=True)
+            self.executor.shutdown(wait=False)
         self.executor = self.engine.start()
 
     def ended(self, attempt: _Attempt, outcome: Outcome) -> None:
@@ -304,7 +304,8 @@ class _Driver:
 
     def close(self, *, keep: bool) -> None:
         if not keep:
-            self.executor.shutdown(wait=True, cancel_futures=True)
+            self.executor.shutdown(wait=True)
+            self.engine.close()
 
 
 def _record(job: Job, outcome: Outcome, attempt: _Attempt) -> dict[str, Any]:

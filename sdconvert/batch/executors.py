@@ -30,13 +30,14 @@ GROUP = "sdconvert.executors"
 class Engine:
     """How to start an executor, again if it broke, and how many jobs run on it at once.
 
-    `stop` ends what is running; without it, that is waited for.
+    `stop` ends what is running; without it, that is waited for. `close` comes last.
     """
 
     start: Callable[[], Executor]
     workers: int
     restarts: bool = False
     stop: Callable[[], None] = lambda: None
+    close: Callable[[], object] = lambda: None
 
 
 def engine(executor: str | Executor, workers: int | None) -> Engine:
@@ -186,4 +187,4 @@ def _dask(address: str, workers: int | None) -> Engine:
     # Not pure: a task that failed is to be run again when it is submitted again.
     executor: Executor = client.get_executor(pure=False, retries=0)
     size = workers or sum(client.nthreads().values()) or 1
-    return Engine(lambda: executor, size)
+    return Engine(lambda: executor, size, close=client.close)
