@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ChoiceError, SdconvertError, printable
+from ..opening import PathLike
 from ..report import human
 from .executors import Engine, engine
 from .jobs import Job, state_of
@@ -107,7 +108,7 @@ def convert_many(
     *,
     executor: str | Executor = "processes",
     workers: int | None = None,
-    manifest: str | None = None,
+    manifest: PathLike | None = None,
     resume: bool = False,
     retries: int = 3,
     on_error: str = "continue",

@@ -100,8 +100,10 @@ def _processes(workers: int) -> Engine:
 
 
 def _begin() -> None:
-    """In a new worker: Ctrl-C is the driver's business, and a driver that is gone wants no more work."""
+    """In a new worker: Ctrl-C is the driver's business, a driver that is gone wants no more work, and torch
+    is to use one processor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # A cast's threads would compete with the other workers.
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel
