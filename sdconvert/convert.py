@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from . import dtypes, writers
 from .atomic import check_target, publish
+from .delivery import delivery
 from .errors import ChoiceError, UnsupportedError, within
 from .extras import to_json
 from .limits import DEFAULT_LIMITS, Limits
@@ -19,6 +21,7 @@ from .opening import open as open_checkpoint
 from .output import BytesLayout, NewOutput, written
 from .plan import make_plan
 from .progress import Bar, no_bar
+from .remote import is_url
 from .report import Output, Report
 
 
@@ -39,7 +42,7 @@ def convert(
     limits: Limits = DEFAULT_LIMITS,
     progress: Bar = no_bar,
 ) -> Report:
-    """Write the weights of `source` to `output`, bit for bit, and say what was done.
+    """Write the weights of `source` to `output`, a path or an fsspec URL, bit for bit, and say what was done.
 
     `output`'s ending names its format unless `format` does; without `output` it is `source`
     with the ending of `format`, beside it, a safetensors file. `key` is the dotted path of the state dict,
@@ -50,6 +53,28 @@ def convert(
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
     """
+    if output is not None and is_url(os.fspath(output)):
+        with delivery(os.fspath(output), overwrite=overwrite) as away:
+            report = convert(
+                source,
+                away.local,
+                format=format,
+                key=key,
+                names=names,
+                dtype=dtype,
+                metadata=metadata,
+                extras=extras,
+                verify=verify,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                threads=threads,
+                limits=limits,
+                progress=progress,
+            )
+            made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
+            sent = away.send(made, overwrite=overwrite, verify=verify)
+            rest = tuple(one for one in report.outputs if Path(one.path) not in made)
+            return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
     began = time.perf_counter()
     with open_checkpoint(source, limits=limits) as opened:
         suffix = writers.named(format or "safetensors").SUFFIX

@@ -29,7 +29,7 @@ ROWS = [
     "names search",
     "extract extras",
     "plan",
-    "stream atomic",
+    "stream atomic delivery",
     "writers.safetensors writers.torch_zip writers report",
     "output",
     "opening",
@@ -37,8 +37,9 @@ ROWS = [
     "verify",
     "outline html inspection",  # An inspection and its views.
     "inspect",
+    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.driver batch",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect __main__",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ..errors import ChoiceError, SdconvertError, printable
-from . import inspect, to_pt, to_safetensors, verify
+from . import batch, inspect, to_pt, to_safetensors, verify
 
-_COMMANDS = (to_safetensors, to_pt, inspect, verify)
+_COMMANDS = (to_safetensors, to_pt, inspect, verify, batch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -74,7 +74,7 @@ class FsspecRanges:
 
 def _file_system(url: str) -> tuple[Any, str]:
     try:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
     except ImportError:
         raise UnreadableError("reading it needs fsspec: pip install fsspec") from None
     try:

@@ -1,0 +1,93 @@
+"""What is to be done, as small plain data that goes to any machine: a source, an output, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import UnreadableError
+from ..folder import LocalFolder
+from ..names import Names
+from ..remote import is_url
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert, as for `sdconvert.convert`; the same for all jobs of a batch, or not.
+
+    `threads` copy inside one job: one, because the jobs of a batch keep the processors busy themselves.
+    With `digest`, the SHA-256 of every output goes into the outcome, which reads the output once more.
+    """
+
+    format: str | None = None
+    key: str | None = None
+    names: Names = field(default_factory=Names)
+    dtype: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+    max_shard_size: int | str | None = None
+    verify: bool = True
+    overwrite: bool = False
+    threads: int | None = 1
+    digest: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion: `source` is whatever `sdconvert.open` takes, `output` a path or an fsspec URL."""
+
+    source: str
+    output: str
+    options: Options = field(default_factory=Options)
+
+    def fingerprint(self, state: str) -> str:
+        """32 hexadecimal digits that change when anything that decides the output does.
+
+        `state` is what `state_of` says of the source.
+        """
+        facts = [self.source, self.output, asdict(self.options), state]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def state_of(source: str) -> str:
+    """Size and time of change of a source: a word that is another one when the source was replaced.
+
+    UnreadableError or OSError when it is not there.
+    """
+    if is_url(source):
+        return _remote_state(source)
+    if os.path.isdir(source):
+        folder = LocalFolder(source)
+        stats = [os.stat(os.path.join(source, name)) for name in folder.files]
+        return f"{len(stats)}-{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
+    found = os.stat(source)
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _remote_state(source: str) -> str:
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(source)
+    info: Mapping[str, Any] = fs.info(path)
+    marks = [
+        str(info[key])
+        for key in ("ETag", "etag", "md5", "checksum", "mtime", "LastModified", "created")
+        if info.get(key)
+    ]
+    return "-".join([str(info.get("size")), *marks[:1]])
+
+
+def sharded(jobs: Iterable[Job], number: int, count: int) -> Iterator[Job]:
+    """The jobs of share `number` of `count`, from 0 on: decided by the source's name alone, so that every
+    process that sees the same sources takes the same shares, in any order."""
+    if not 0 <= number < count:
+        raise UnreadableError(f"there is no share {number} of {count}: the first is 0, the last {count - 1}")
+    for job in jobs:
+        if (
+            int.from_bytes(hashlib.sha256(job.source.encode("utf-8", "surrogateescape")).digest()[:8], "big") % count
+            == number
+        ):
+            yield job

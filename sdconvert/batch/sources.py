@@ -1,0 +1,152 @@
+"""From what a person names to jobs: files, directories, globs and URLs, one after the other, never all at once."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from ..errors import ChoiceError, UnreadableError
+from ..remote import is_url
+from .jobs import Job, Options
+
+# Endings under which checkpoints are found in a directory; a file that is named by itself may end in anything.
+_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".pickle", ".ptl", ".pt2", ".pth.tar", ".safetensors")
+_INDEX = ".index.json"
+# Names that say that the whole directory is one checkpoint.
+_WHOLE = (".metadata", "latest", "zero_to_fp32.py")
+
+
+class Found(NamedTuple):
+    """A source, and the path below the output directory that it is to go to, without an ending."""
+
+    source: str
+    stem: str
+
+
+def jobs(sources: Iterable[str], output_dir: str, suffix: str, options: Options, *, below: str = "") -> Iterator[Job]:
+    """A job for each checkpoint that `sources` name. A file goes to where it is below `below` (a directory or a
+    URL), or by its name alone; what is found in a directory keeps its place in it.
+
+    ChoiceError when a source fits nothing.
+    """
+    base = output_dir.rstrip("/")
+    for source in sources:
+        for found in _found(source, below):
+            yield Job(found.source, f"{base}/{found.stem}{suffix}", options)
+
+
+def common_directory(sources: list[str]) -> str:
+    """The directory that all `sources` lie in, so that files of the same name go to different places."""
+    if len(sources) < 2 or any(map(is_url, sources)):
+        return ""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
+
+
+def _found(source: str, below: str) -> Iterator[Found]:
+    if is_url(source):
+        yield from _remote(source, below)
+    elif os.path.isdir(source):
+        yield from _in_directory(source, _place(source, below) if below else "")
+    elif os.path.lexists(source) or not glob.has_magic(source):
+        yield Found(source, _stem(_place(source, below)))
+    else:
+        root = source
+        while glob.has_magic(root):
+            root = os.path.dirname(root)
+        count = 0
+        for path in glob.iglob(source, recursive=True):
+            if os.path.isfile(path):
+                count += 1
+                yield Found(path, _stem(_place(path, below or root or ".")))
+        if not count:
+            raise ChoiceError(f"{source}: fits no file")
+
+
+def _place(path: str, below: str) -> str:
+    """Where a file goes below the output directory, its own ending included; never outside."""
+    if not below:
+        return os.path.basename(path)
+    place = os.path.relpath(os.path.abspath(path), os.path.abspath(below))
+    if place.startswith(".."):
+        raise ChoiceError(f"{path}: is not below {below}")
+    return place
+
+
+def _stem(place: str) -> str:
+    for ending in (_INDEX, ".pth.tar"):
+        if place.endswith(ending):
+            place = place.removesuffix(ending)
+            return str(PurePosixPath(place).with_suffix("")) if ending == _INDEX else place
+    return str(PurePosixPath(place).with_suffix("")) if PurePosixPath(place).suffix else place
+
+
+def _in_directory(root: str, place: str) -> Iterator[Found]:
+    """The checkpoints in and below a directory, in the order of names. One that is a whole checkpoint is one job."""
+    try:
+        with os.scandir(root) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UnreadableError(f"{root}: cannot be listed: {error.strerror}") from error
+    names = [entry.name for entry in listed]
+    if any(name in _WHOLE for name in names):
+        yield Found(root, place or os.path.basename(os.path.abspath(root)))
+        return
+    for name, stem in _files([entry.name for entry in listed if entry.is_file()]):
+        yield Found(os.path.join(root, name), os.path.join(place, stem))
+    for entry in listed:
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            yield from _in_directory(entry.path, os.path.join(place, entry.name))
+
+
+def _files(names: list[str]) -> Iterator[tuple[str, str]]:
+    """(name, stem) of the checkpoints among the files of one directory; two of one stem keep their endings.
+
+    Shards that an index stands for are not sources of their own.
+    """
+    indexes = [name for name in names if name.endswith(_INDEX)]
+    sharded = tuple(f"{_stem(name)}-" for name in indexes)
+    taken = [
+        name
+        for name in names
+        if not name.startswith(".")
+        and (
+            name.endswith(_INDEX)
+            or (name.endswith(_ENDINGS) and not (sharded and name.startswith(sharded) and "-of-" in name))
+        )
+    ]
+    stems = [_stem(name) for name in taken]
+    for name, stem in zip(taken, stems, strict=True):
+        yield name, stem if stems.count(stem) == 1 else name
+
+
+def _remote(source: str, below: str) -> Iterator[Found]:
+    """The checkpoints that a URL names: one file, a pattern, or all below a prefix that ends with a slash."""
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(source)
+    scheme = source[: source.index("://") + 3]
+    if not glob.has_magic(path) and not source.endswith("/"):
+        yield Found(source, _stem(PurePosixPath(path).name))
+        return
+    root = path
+    while glob.has_magic(root):
+        root = str(PurePosixPath(root).parent)
+    root = root.strip("/")
+    found = fs.glob(path) if glob.has_magic(path) else fs.find(path)
+    count = 0
+    by_directory: dict[str, list[str]] = {}
+    for one in found:
+        by_directory.setdefault(str(PurePosixPath(one).parent), []).append(PurePosixPath(one).name)
+    for directory, names in by_directory.items():
+        place = directory.strip("/").removeprefix(root).strip("/")
+        for name, stem in _files(sorted(names)):
+            count += 1
+            yield Found(
+                f"{scheme}{directory.removeprefix('/') if scheme != 'file://' else directory}/{name}",
+                os.path.join(place, stem),
+            )
+    if not count:
+        raise ChoiceError(f"{source}: fits no file")

@@ -1,0 +1,157 @@
+"""One job, done in whatever process it is handed to: small data in, small data out, nothing raised.
+
+A task may be run twice, by a retry or because a reply was lost: an output that is there already
+is compared with the source, and if it holds the same weights the task was done before.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..convert import convert
+from ..errors import OutputError, SdconvertError, printable
+from ..remote import is_url
+from ..report import Report
+from ..verify import verify
+from .jobs import Job, state_of
+
+DONE, THERE, FAILED = "done", "there", "failed"
+
+# What another try does not change. Everything else that the system says may pass: a network, a full disk.
+_PERMANENT = frozenset(
+    {
+        errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EROFS,
+        errno.ELOOP, errno.EEXIST, errno.EINVAL,
+    }
+)  # fmt: skip
+_STEP = 1 << 20
+_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Written:
+    """One output: where it is, its bytes, and its SHA-256 in hexadecimal ("" when that was not asked for)."""
+
+    path: str
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `status` is ``done``, ``there`` (it had been done before) or ``failed``.
+
+    `state` is the source's (`jobs.state_of`) before it was read, `nbytes` the bytes of the tensors, `about`
+    a few facts of the report. Of a failure, `error` is the line that says why, `transient` whether
+    another try may end differently.
+    """
+
+    status: str
+    state: str = ""
+    outputs: tuple[Written, ...] = ()
+    tensors: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    kind: str = ""
+    transient: bool = False
+
+
+def run(job: Job) -> Outcome:
+    """Do `job`. Nothing is raised but what ends a process: engines differ in how they carry exceptions."""
+    began = time.perf_counter()
+    state = ""
+    try:
+        state = state_of(job.source)
+        status, report = _convert(job)
+        paths = [output.path for output in report.outputs] or [job.output]
+        outputs = tuple(_written(path, job.options.digest) for path in paths)
+        return Outcome(
+            status, state, outputs, report.tensors, report.bytes, time.perf_counter() - began, _about(report)
+        )
+    except Exception as error:
+        text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {error or type(error).__name__}"
+        return Outcome(
+            FAILED,
+            state,
+            seconds=time.perf_counter() - began,
+            error=printable(text),
+            kind=type(error).__name__,
+            transient=is_transient(error),
+        )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether another try may go better: the system or a network failed, not what is in the file.
+
+    An error of ours is what it was raised from: a refusal of a file's content has no cause.
+    """
+    if isinstance(error, SdconvertError):
+        return error.__cause__ is not None and is_transient(error.__cause__)
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno not in _PERMANENT
+    # Clients of stores have exceptions of their own, and no common base.
+    return type(error).__module__.partition(".")[0] in ("aiohttp", "botocore", "httpx", "requests", "urllib3")
+
+
+def _convert(job: Job) -> tuple[str, Report]:
+    options = job.options
+    given: dict[str, Any] = {
+        "format": options.format,
+        "key": options.key,
+        "names": options.names,
+        "dtype": options.dtype,
+        "metadata": dict(options.metadata),
+        "verify": options.verify,
+        "threads": options.threads,
+    }
+    try:
+        return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)
+    except OutputError as error:
+        if error.__cause__ is not None or options.dtype is not None or not _is_there(job.output):
+            raise
+        if not verify(job.source, job.output, key=options.key, names=options.names, threads=options.threads).equal:
+            raise
+    return THERE, convert(job.source, job.output, overwrite=True, dry_run=True, **given)
+
+
+def _is_there(output: str) -> bool:
+    return not is_url(output) and os.path.isfile(output)
+
+
+def _written(path: str, digest: bool) -> Written:
+    if is_url(path):
+        import fsspec
+
+        fs, inside = fsspec.core.url_to_fs(path)
+        nbytes = int(fs.info(inside)["size"])
+        opened = fs.open(inside, "rb")
+    else:
+        nbytes = os.stat(path).st_size
+        opened = open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
+    with opened as file:
+        state = hashlib.sha256()
+        while digest and (data := file.read(_STEP)):
+            state.update(data)
+    return Written(path, nbytes, state.hexdigest() if digest else "")
+
+
+def _about(report: Report) -> dict[str, Any]:
+    """What a person who looks through a manifest wants to know of a conversion, bounded."""
+    return {
+        "container": report.container,
+        "kind": report.kind,
+        "key": report.key,
+        "aliases": len(report.aliases),
+        "verified": report.verified,
+        "unknown_globals": list(report.unknown_globals[:_TOLD]),
+        "warnings": list(report.warnings[:_TOLD]),
+    }

@@ -1,0 +1,204 @@
+"""The driver by itself, on executors that are here: how many jobs it holds, what it repeats, what it writes down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdconvert import ChoiceError, OutputError, SdconvertError
+from sdconvert.batch import Job, Manifest, Outcome, convert_many, read
+from tests.batch.conftest import Checkpoints, one_at_a_time, outputs
+
+
+class Scripted(Executor):
+    """An executor that does nothing but say what `script` says of the n-th job it is given."""
+
+    def __init__(self, script: Callable[[int, Job], Outcome | Exception]) -> None:
+        self.script, self.given = script, 0
+        self.jobs: list[Job] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        said = self.script(self.given, args[0])
+        self.given += 1
+        self.jobs.append(args[0])
+        if isinstance(said, Exception):
+            future.set_exception(said)
+        else:
+            future.set_result(said)
+        return future
+
+
+DONE = Outcome("done", nbytes=10)
+PASSING = Outcome("failed", error="a network was away", transient=True)
+REFUSED = Outcome("failed", error="x.pt: is not a checkpoint")
+
+
+def some(count: int) -> Iterator[Job]:
+    return (Job(f"{number}.pt", f"{number}.safetensors") for number in range(count))
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdconvert.batch.driver._PAUSE", 0.0)
+
+
+def test_all_jobs_are_done_once() -> None:
+    executor = Scripted(lambda number, job: DONE)
+    summary = convert_many(some(100), executor=executor, workers=3)
+    assert (summary.done, summary.nbytes, summary.ok) == (100, 1000, True)
+    assert executor.jobs == list(some(100))
+
+
+def test_no_more_than_twice_the_workers_are_in_flight() -> None:
+    taken: list[int] = []
+    running: list[Future[Outcome]] = []
+
+    class Slow(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            running.append(Future())
+            taken.append(len(running) - sum(future.done() for future in running))
+            if taken[-1] == 6:  # Nothing ends before six are there.
+                running[len(taken) - 6].set_result(DONE)
+            return running[-1]
+
+    def jobs() -> Iterator[Job]:
+        yield from some(50)
+        for future in running:
+            if not future.done():
+                future.set_result(DONE)
+
+    assert convert_many(jobs(), executor=Slow(), workers=3).done == 50
+    assert max(taken) == 6
+
+
+def test_what_may_pass_is_tried_again_as_often_as_was_said() -> None:
+    summary = convert_many(some(1), executor=Scripted(lambda number, job: PASSING), workers=1, retries=4)
+    assert (summary.failed, summary.retried, summary.ok) == (1, 4, False)
+    summary = convert_many(
+        some(1), executor=Scripted(lambda number, job: PASSING if number < 2 else DONE), workers=1, retries=2
+    )
+    assert (summary.done, summary.retried, summary.ok) == (1, 2, True)
+
+
+def test_what_a_file_causes_is_not_tried_again() -> None:
+    executor = Scripted(lambda number, job: REFUSED)
+    assert convert_many(some(3), executor=executor, workers=1).failed == 3
+    assert executor.given == 3
+
+
+def test_a_job_whose_worker_is_lost_again_and_again_is_set_aside() -> None:
+    executor = Scripted(lambda number, job: RuntimeError("node died") if job.source == "1.pt" else DONE)
+    summary = convert_many(some(3), executor=executor, workers=1, retries=2)
+    assert (summary.done, summary.set_aside) == (2, 1)
+    assert summary.failures[0].source == "1.pt"
+    assert "3 workers were lost" in summary.failures[0].error
+
+
+def test_an_executor_that_was_given_and_broke_is_an_error() -> None:
+    with pytest.raises(SdconvertError, match="not ours to start again"):
+        convert_many(some(3), executor=Scripted(lambda number, job: BrokenExecutor()), workers=1)
+
+
+def test_stopping_at_the_first_failure_leaves_the_rest() -> None:
+    executor = Scripted(lambda number, job: REFUSED if number == 2 else DONE)
+    summary = convert_many(some(1000), executor=executor, workers=1, on_error="stop")
+    assert (summary.stopped, summary.failed, summary.ok) == (True, 1, False)
+    assert executor.given <= 4
+
+
+def test_a_thousand_failures_are_counted_and_a_hundred_told() -> None:
+    summary = convert_many(some(1000), executor=Scripted(lambda number, job: REFUSED), workers=2)
+    assert (summary.failed, len(summary.failures)) == (1000, 100)
+    assert "and 900 more" in str(summary)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"on_error": "ignore"}, {"resume": True}, {"executor": "abacus"}, {"executor": "processes:here"}]
+)
+def test_arguments_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ChoiceError):
+        convert_many(some(1), **wrong)
+
+
+def test_resuming_skips_what_is_done_and_unchanged(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    jobs, manifest = checkpoints(6), str(tmp_path / "manifest")
+    with ThreadPoolExecutor(2) as executor:
+        first = convert_many(jobs[:4], executor=executor, manifest=manifest)
+        Path(jobs[1].output).unlink()  # An output that went away,
+        source = Path(jobs[2].source)  # and a source that was replaced.
+        source.write_bytes(Path(jobs[3].source).read_bytes())
+        second = convert_many(jobs, executor=executor, manifest=manifest, resume=True)
+    assert (first.done, second.skipped, second.done, second.failed) == (4, 2, 3, 1)
+    assert "exists already" in second.failures[0].error  # Another's weights are not overwritten unasked.
+
+
+def test_running_a_job_twice_is_harmless(checkpoints: Checkpoints) -> None:
+    jobs = checkpoints(3)
+    with ThreadPoolExecutor(2) as executor:
+        convert_many(jobs, executor=executor)
+        before = outputs(jobs)
+        summary = convert_many(jobs, executor=executor)
+    assert (summary.done, summary.there, summary.ok) == (0, 3, True)
+    assert outputs(jobs) == before
+
+
+def test_a_torn_line_is_no_line(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    jobs, path = checkpoints(4), tmp_path / "manifest"
+    with ThreadPoolExecutor(2) as executor:
+        convert_many(jobs, executor=executor, manifest=str(path))
+        path.write_bytes(path.read_bytes()[:-40])
+        expected = one_at_a_time(jobs, tmp_path / "single")
+        summary = convert_many(jobs, executor=executor, manifest=str(path), resume=True)
+    assert (summary.skipped, summary.there, summary.ok) == (3, 1, True)
+    assert outputs(jobs) == expected
+    assert [record["status"] for record in read(path)] == ["done"] * 3 + ["there"]
+
+
+def test_a_manifest_has_one_writer(tmp_path: Path) -> None:
+    book = Manifest(tmp_path / "manifest")
+    with pytest.raises(OutputError, match="another run"):
+        Manifest(tmp_path / "manifest")
+    book.close()
+    Manifest(tmp_path / "manifest").close()
+
+
+def test_a_manifest_full_of_nonsense_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "manifest"
+    path.write_bytes(b'\0\0\n[1]\n{"job": 5}\n{"job": "zz", "status": "done", "outputs": []}\n{"status": 1')
+    book = Manifest(path)
+    assert book.done() == set()
+    book.add({"job": "00", "status": "done", "outputs": []})
+    book.close()
+    assert path.read_bytes().endswith(b'\n{"job": "00", "status": "done", "outputs": []}\n')
+
+
+MANY = """
+import resource, sys
+from concurrent.futures import Executor, Future
+from sdconvert.batch import Job, Outcome, convert_many
+class At_once(Executor):
+    def submit(self, fn, job):
+        future = Future()
+        future.set_result(Outcome("done"))
+        return future
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+jobs = (Job(f"s3://bucket/model-{n}.pt", f"s3://bucket/out/model-{n}.safetensors") for n in range(int(sys.argv[1])))
+print(convert_many(jobs, executor=At_once(), workers=32, manifest=sys.argv[2]).done)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_driver_does_not_grow_with_the_number_of_jobs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, "100000", str(tmp_path / "manifest")], capture_output=True, text=True, check=True
+    )
+    count, grown = map(int, done.stdout.split())
+    assert count == 100_000
+    assert grown < 4 << 10  # kiB

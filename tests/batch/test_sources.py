@@ -1,0 +1,98 @@
+"""From what a person names to jobs: which files, and where each goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdconvert import ChoiceError, UnreadableError
+from sdconvert.batch import Job, Options, common_directory, jobs, sharded
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (
+        "a.pt",
+        "b.ckpt",
+        "notes.txt",
+        ".hidden.pt",
+        "runs/1/model.pt",
+        "runs/1/model.bin",
+        "runs/2/last.pth.tar",
+        "runs/2/v1.5.pt",
+        "big/model.safetensors.index.json",
+        "big/model-00001-of-00002.safetensors",
+        "big/model-00002-of-00002.safetensors",
+        "big/extra.pt",
+        "dcp/.metadata",
+        "dcp/__0_0.distcp",
+        "zero/latest",
+        "zero/global_step2/mp_rank_00_model_states.pt",
+    ):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def places(*sources: str, below: str = "") -> dict[str, str]:
+    return {job.source: job.output for job in jobs(sources, "out", ".safetensors", Options(), below=below)}
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_directory_gives_every_checkpoint_in_it_once() -> None:
+    assert places("in") == {
+        "in/a.pt": "out/a.safetensors",
+        "in/b.ckpt": "out/b.safetensors",
+        "in/big/model.safetensors.index.json": "out/big/model.safetensors",
+        "in/big/extra.pt": "out/big/extra.safetensors",
+        "in/dcp": "out/dcp.safetensors",
+        "in/runs/1/model.bin": "out/runs/1/model.bin.safetensors",  # Two of one stem keep their endings.
+        "in/runs/1/model.pt": "out/runs/1/model.pt.safetensors",
+        "in/runs/2/last.pth.tar": "out/runs/2/last.safetensors",
+        "in/runs/2/v1.5.pt": "out/runs/2/v1.5.safetensors",
+        "in/zero": "out/zero.safetensors",
+    }
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_file_goes_by_its_name_whatever_its_ending() -> None:
+    assert places("in/notes.txt") == {"in/notes.txt": "out/notes.safetensors"}
+    assert places("in/runs/2/v1.5.pt") == {"in/runs/2/v1.5.pt": "out/v1.5.safetensors"}
+
+
+@pytest.mark.usefixtures("tree")
+def test_files_of_the_same_name_go_to_different_places() -> None:
+    given = ["in/runs/1/model.pt", "in/runs/2/v1.5.pt"]
+    assert list(places(*given, below=common_directory(given)).values()) == [
+        "out/1/model.safetensors",
+        "out/2/v1.5.safetensors",
+    ]
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_pattern_keeps_places_below_its_fixed_part() -> None:
+    assert places("in/runs/*/*.pt") == {
+        "in/runs/1/model.pt": "out/1/model.safetensors",
+        "in/runs/2/v1.5.pt": "out/2/v1.5.safetensors",
+    }
+    with pytest.raises(ChoiceError, match="fits no file"):
+        places("in/*.nothing")
+
+
+@pytest.mark.usefixtures("tree")
+def test_nothing_goes_outside_of_the_output_directory() -> None:
+    with pytest.raises(ChoiceError, match="is not below"):
+        places("in/a.pt", below="in/runs")
+
+
+def test_shares_are_disjoint_complete_and_the_same_everywhere() -> None:
+    every = [Job(f"{number}.pt", "") for number in range(1000)]
+    shares = [list(sharded(every, number, 7)) for number in range(7)]
+    assert sorted((job for share in shares for job in share), key=every.index) == every
+    assert all(90 < len(share) < 200 for share in shares)
+    assert list(sharded(reversed(every), 3, 7)) == shares[3][::-1]
+    with pytest.raises(UnreadableError, match="no share 7 of 7"):
+        list(sharded(every, 7, 7))
