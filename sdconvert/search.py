@@ -219,6 +219,19 @@ def find(root: Value, census: Census) -> list[Found]:
     return list(unique.values())
 
 
+def find_in_members(root: Value, census: Census) -> list[Found]:
+    """The candidates in a dict of files, each of which is a checkpoint of its own: never taken together."""
+    found = [
+        Found((name, *one.path), one.node, one.rank)
+        for name, child in children(root)
+        if census.holds(child) and not is_training_state(name, child)
+        for one in find(child, census)
+    ]
+    # A wrapper's name tells what is the model in its own file; it makes no file better than another.
+    best = max((min(one.rank, COMPLETE) for one in found), default=LOOSE)
+    return [one for one in found if min(one.rank, COMPLETE) == best]
+
+
 class _Search:
     """One walk over the containers that hold tensors. `left` is how many more values it looks at: a container
     may be shared, but is not looked at once for each of 2**60 paths to it."""
