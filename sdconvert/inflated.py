@@ -146,6 +146,14 @@ def credit(source: Source) -> int:
     return source.nbytes
 
 
+def packed_bytes(source: Source) -> int:
+    """How many bytes there really are below `source`, however often they are unpacked: what it may unpack to is
+    in proportion to them, so that compressed data inside compressed data does not multiply."""
+    while isinstance(source, InflatedSource | SliceSource):
+        source = source.packed if isinstance(source, InflatedSource) else source.base
+    return source.nbytes
+
+
 def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> int:
     """Unpack one deflate or gzip stream that must fill `packed`; the CRC-32 of what was written.
 

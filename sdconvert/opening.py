@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from . import formats
+from . import chain, formats
+from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
 from .errors import within
 from .extract import candidates, extract
@@ -70,10 +71,10 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
 
     UnreadableError or UnsupportedError says what it is instead, and what to do.
     """
-    origin = _locate(os.fspath(source))
+    origin = _locate(os.fspath(source), limits)
     try:
         with within(origin.name):
-            if isinstance(origin, FileSource):
+            if isinstance(origin, FileSource | MemberSource):
                 checkpoint = formats.read(origin, limits=limits)
             else:
                 checkpoint = formats.read_folder(origin, limits=limits)
@@ -83,7 +84,16 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
         raise
 
 
-def _locate(source: str) -> FileSource | Folder:
+def _locate(source: str, limits: Limits) -> FileSource | MemberSource | Folder:
+    chained = chain.parse(source)
+    if chained is not None:
+        links, archive = chained
+        base = FileSource(archive)
+        try:
+            return MemberSource(source, base, links, limits)
+        except BaseException:
+            base.close()
+            raise
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
         return LocalFolder(source)
     if source.endswith(_INDEX) and os.path.isfile(source):

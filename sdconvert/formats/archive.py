@@ -77,9 +77,7 @@ def read_files(
     return _together(container, found, refused)
 
 
-def _together(
-    container: str, found: Mapping[str, Checkpoint], refused: Mapping[str, UnsupportedError]
-) -> Checkpoint:
+def _together(container: str, found: Mapping[str, Checkpoint], refused: Mapping[str, UnsupportedError]) -> Checkpoint:
     tree: dict[str, Value] = {}
     for name, checkpoint in found.items():
         inside = [(f"{name}/{n}", value) for n, value in checkpoint.root.pairs] if checkpoint.members else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint, Value
 from ..errors import UnreadableError, within
 from ..limits import Limits
-from ..pickles.machine import run
+from ..pickles.machine import Pickled, run
 from ..pickles.nodes import Node
 from ..pickles.rebuild import resolve
+from ..pickles.resolver import LoadStorage
 from ..source import SliceSource
 from ..source import read as read_bytes
 from ..tensor import Storage
@@ -23,23 +25,32 @@ _ZIP = b"PK\x03\x04"
 
 def read_archive(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
     """The object in ``data.pkl`` below the folder `root` (with its slash)."""
-    pickle = directory.storage(f"{root}data.pkl")
     warnings = []
     if not directory.checksums:
         warnings.append("the file has no checksums (CRC 0 everywhere), so its bytes could not be checked against them")
     storages = ArchiveStorages(directory, root)
-    with within("data.pkl"):
-        check_crc(pickle)
-        span = SliceSource(pickle.source, pickle.offset, pickle.nbytes, "data.pkl")
-        pickled = run(span, limits=limits)
-        if pickled.end != span.nbytes:
-            raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
-        tree, sources = resolve(pickled.root, storages.load, lambda inner: nested(inner).root)
+    tree, sources, pickled = read_pickle(directory, f"{root}data.pkl", storages.load, nested, limits)
     version = next(
         (directory.text(root + n) for n in ("version", ".data/version") if root + n in directory.records), ""
     )
     made_by = f"zip format {version}" if version else ""
     return Checkpoint("torch-zip", tree, pickled.globals, made_by, tuple(warnings), sources=sources)
+
+
+def read_pickle(
+    directory: ZipDirectory, record: str, load: LoadStorage, nested: Nested, limits: Limits
+) -> tuple[Value, Mapping[str, str], Pickled]:
+    """The object in a record, the source texts of classes that it carries, and the pickle itself."""
+    storage = directory.storage(record)
+    name = record.partition("/")[2] or record
+    with within(name):
+        check_crc(storage)
+        span = SliceSource(storage.source, storage.offset, storage.nbytes, name)
+        pickled = run(span, limits=limits)
+        if pickled.end != span.nbytes:
+            raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
+        tree, sources = resolve(pickled.root, load, lambda inner: nested(inner).root)
+    return tree, sources, pickled
 
 
 def check_crc(storage: Storage) -> None:

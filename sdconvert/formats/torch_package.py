@@ -11,16 +11,13 @@ import re
 from collections.abc import Collection, Iterator
 
 from ..checkpoint import Checkpoint, Dict, Value
-from ..errors import UnreadableError, UnsupportedError, within
+from ..errors import UnsupportedError, within
 from ..inflated import credit
 from ..limits import Limits
-from ..pickles.machine import run
 from ..pickles.nodes import Global
-from ..pickles.rebuild import resolve
-from ..source import SliceSource
 from ..source import read as read_bytes
 from .protocol import Nested
-from .torch_archive import ArchiveStorages, check_crc
+from .torch_archive import ArchiveStorages, read_pickle
 from .zipdir import ZipDirectory
 
 NAME = "torch-package"
@@ -46,29 +43,19 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     names = [name for name in names if not name.startswith(data)]
     if not names:
         raise UnsupportedError("it is a torch.package without a pickled object in it")
+    if any(name.startswith(f"{root}{_SCRIPTED}") for name in directory.records):
+        raise UnsupportedError("it is a torch.package with TorchScript modules. Save them with torch.jit.save")
     storages = ArchiveStorages(directory, root, folder=".data/", ending=".storage")
     members: list[tuple[Value, Value]] = []
     seen: dict[str, Global] = {}
     sources: dict[str, str] = {}
     for name in names:
-        with within(name.removeprefix(root)):
-            storage = directory.storage(name)
-            check_crc(storage)
-            span = SliceSource(storage.source, storage.offset, storage.nbytes, name)
-            pickled = run(span, limits=limits)
-            if pickled.end != span.nbytes:
-                raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. It is damaged or forged")
-            tree, inside = resolve(pickled.root, storages.load, lambda inner: nested(inner).root)
-            members.append((name.removeprefix(root), tree))
-            seen |= {one.full: one for one in pickled.globals}
-            sources |= inside
+        tree, inside, pickled = read_pickle(directory, name, storages.load, nested, limits)
+        members.append((name.removeprefix(root), tree))
+        seen |= {one.full: one for one in pickled.globals}
+        sources |= inside
     sources |= dict(_sources(directory, root, seen.values()))
-    warnings = []
-    if any(name.startswith(f"{root}{_SCRIPTED}") for name in directory.records):
-        warnings.append("the package holds TorchScript modules, which were not read. Save them with torch.jit.save")
-    return Checkpoint(
-        NAME, Dict(members), tuple(seen.values()), warnings=tuple(warnings), sources=sources, members=True
-    )
+    return Checkpoint(NAME, Dict(members), tuple(seen.values()), sources=sources, members=True)
 
 
 def _sources(directory: ZipDirectory, root: str, names: Collection[Global]) -> Iterator[tuple[str, str]]:

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..checkpoint import Checkpoint, Dict, Object, Value
-from ..errors import UnreadableError, UnsupportedError, within
+from ..checkpoint import Aside, Checkpoint, Dict, EncodedTensor, LostTensor, Object, TensorRef, Value
+from ..errors import UnreadableError, within
 from ..inflated import credit
 from ..limits import Limits
+from ..pickles.nodes import Global
 from ..source import read as read_bytes
 from .protocol import Nested
-from .torch_archive import read_archive
+from .torch_archive import ArchiveStorages, read_archive, read_pickle
 from .zipdir import ZipDirectory
 
 NAME = "torchscript"
@@ -28,6 +29,14 @@ NAME = "torchscript"
 _CLASS = re.compile(r"^class (\w+)\((\w+)\):$", re.MULTILINE)
 _LIST = re.compile(r"^  (__parameters__|__buffers__) = \[(.*?)\]$", re.MULTILINE)
 _STRING = re.compile(r'"([^"\\]*)"')  # An attribute's name needs no escapes.
+_UNSAID = (
+    "the torch that wrote it (1.3 to 1.5) did not say which tensors are buffers: all attributes that are tensors were "
+    "taken, as that torch did; today's leaves them all out"
+)
+_PACKED = "__torch__.torch.classes."
+_SHOWN = 5
+_TENSORS = (TensorRef, LostTensor, EncodedTensor)
+_LONGEST = 64 << 10  # Characters of the path of a module.
 _PATIENCE = 2_000_000
 _MOST = 64 << 20  # Bytes of source for one class; generated code of large models has a few MB.
 
@@ -39,25 +48,56 @@ def accepts(names: Iterable[str], root: str) -> bool:
 
 
 def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
-    """The checkpoint of a TorchScript archive. UnsupportedError when it was frozen and has no names any more."""
+    """The checkpoint of a TorchScript archive: what ``state_dict()`` gives, and what it does not give, aside.
+
+    A module that was frozen (``torch.jit.freeze``, ``optimize_for_mobile``) has no names any more: all
+    that it has are constants. Quantized modules pack their weights into objects of C++ classes.
+    """
     checkpoint = read_archive(directory, root, nested, limits)
     classes = _Classes(directory, root)
-    tree = _as_modules(checkpoint.root, classes)
-    if tree is not checkpoint.root and not classes.weights and _has_constants(directory, root):
-        raise UnsupportedError(
-            "it is a frozen TorchScript archive: its weights are unnamed constants of its code, and there is no "
-            "state dict. Convert the model as it was before torch.jit.freeze or optimize_for_mobile"
-        )
-    return replace(checkpoint, container=NAME, root=tree, kind="torchscript")
+    tree, packed = _as_modules(checkpoint.root, classes)
+    constants, globals_ = _constants(directory, root, nested, limits)
+    aside: dict[str, Aside] = {}
+    if constants.pairs:
+        frozen = tree is not checkpoint.root and not classes.weights
+        what = "unnamed constants of its code, as it is a frozen TorchScript archive" if frozen else "constants of code"
+        aside["constants"] = Aside(constants, what)
+    if packed.pairs:
+        shown = ", ".join(name for name, _ in packed.pairs[:_SHOWN]) + ", ..." * (len(packed.pairs) > _SHOWN)
+        aside["packed"] = Aside(packed, f"weights packed for quantized operators ({shown})")
+    return replace(
+        checkpoint,
+        container=NAME,
+        root=tree,
+        kind="torchscript",
+        aside=aside,
+        warnings=(*checkpoint.warnings, *([_UNSAID] if classes.unsaid else [])),
+        globals=tuple({name.full: name for name in (*checkpoint.globals, *globals_)}.values()),
+    )
+
+
+def _constants(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> tuple[Dict, tuple[Global, ...]]:
+    """The tensors among the constants, under the names that the code has for them (``CONSTANTS.c0``)."""
+    record = f"{root}constants.pkl"
+    if record not in directory.records:
+        return Dict(), ()
+    storages = ArchiveStorages(directory, root, folder="constants/")
+    tree, _, pickled = read_pickle(directory, record, storages.load, nested, limits)
+    values = tree if type(tree) is list else []
+    named = [(f"c{number}", value) for number, value in enumerate(values)]
+    return Dict([(name, value) for name, value in named if type(value) in _TENSORS]), pickled.globals
 
 
 @dataclass(frozen=True)
 class _Class:
-    """What the source of a class says: the names of its parameters and buffers, if it is a module."""
+    """What the source of a class says: the names of its parameters and buffers, if it is a module.
+
+    `buffers` is None where the source does not say it: before torch 1.6.
+    """
 
     is_module: bool
     parameters: tuple[str, ...]
-    buffers: tuple[str, ...]
+    buffers: tuple[str, ...] | None
 
 
 class _Classes:
@@ -67,6 +107,7 @@ class _Classes:
         self.directory, self.root = directory, root
         self.files: dict[str, dict[str, _Class]] = {}
         self.weights = 0
+        self.unsaid = False
 
     def get(self, qualified: str) -> _Class | None:
         """The class ``__torch__.a.b.C`` of ``code/__torch__/a/b.py``; None when the archive does not have it."""
@@ -87,53 +128,75 @@ class _Classes:
         ends = [start.start() for start in starts[1:]] + [len(text)]
         for start, end in zip(starts, ends, strict=False):  # No class at all leaves one end over.
             lists = {match[1]: tuple(_STRING.findall(match[2])) for match in _LIST.finditer(text, start.end(), end)}
-            found[start[1]] = _Class(
-                start[2] == "Module", lists.get("__parameters__", ()), lists.get("__buffers__", ())
-            )
+            found[start[1]] = _Class(start[2] == "Module", lists.get("__parameters__", ()), lists.get("__buffers__"))
         return found
 
 
-def _as_modules(root: Value, classes: _Classes) -> Value:
-    """The tree with every scripted module in the form in which eager ones are pickled.
+def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
+    """The tree with every scripted module in the form in which eager ones are pickled, and what modules packed.
 
     So the rule for state dicts stays in one place. A module is made once, however often it is
     referred to, and filled later, as a cycle may lead back to it.
     """
     made: dict[int, Value] = {}
-    todo: list[tuple[Object, Object, _Class]] = []
+    todo: list[tuple[Object, Object, _Class, str]] = []
+    packed: list[tuple[Value, Value]] = []
 
-    def convert(value: Value) -> Value:
-        if type(value) is not Object or type(value.state) is not Dict:
+    def convert(value: Value, path: str) -> Value:
+        if type(value) is not Object:
             return value
         if id(value) not in made:
             known = classes.get(value.type_name)
-            if known is None or not known.is_module:
+            is_module = known is not None and known.is_module
+            if type(value.state) is not Dict or not is_module:
+                made[id(value)] = value
+                # A module with a ``__getstate__`` of its own has what that gave; operators pack their weights so.
+                if (is_module or value.type_name.startswith(_PACKED)) and value.state is not None:
+                    packed.append((path, value.state))
                 return value
+            assert known is not None
             made[id(value)] = module = Object(value.type_name, state=Dict())
-            todo.append((value, module, known))
+            todo.append((value, module, known, path))
         return made[id(value)]
 
-    result = convert(root)
+    result = convert(root, "")
     left = _PATIENCE  # Instances may share their attributes and their class.
     while todo:
-        value, module, known = todo.pop()
+        value, module, known, path = todo.pop()
         own = value.state.by_name()
-        left -= len(own) + len(known.parameters) + len(known.buffers)
+        buffers = known.buffers
+        if buffers is None:
+            named = frozenset(known.parameters)
+            buffers = tuple(n for n, v in own.items() if type(v) in _TENSORS and n not in named)
+            classes.unsaid |= bool(buffers)
+        left -= len(own) + len(known.parameters) + len(buffers)
         if left < 0:
             raise UnreadableError(f"its modules have more than {_PATIENCE} attributes. The file is hostile")
         children = []
         for name, child in own.items():
-            converted = convert(child)
+            converted = convert(child, f"{path}.{name}" if path else name)
+            if len(path) > _LONGEST:
+                raise UnreadableError(f"a module's name has {len(path)} characters. The file is hostile")
             if converted is not child:
                 children.append((name, converted))
-        classes.weights += len(known.parameters) + len(known.buffers)
+        classes.weights += len(known.parameters) + len(buffers)
         module.state.pairs += [
             ("_parameters", Dict([(name, own.get(name)) for name in known.parameters])),
-            ("_buffers", Dict([(name, own.get(name)) for name in known.buffers])),
+            ("_buffers", Dict([(name, own.get(name)) for name in buffers])),
             ("_modules", Dict(children)),
         ]
-    return result
+    return result, Dict([(path, state) for path, state in packed if _has_tensors(state)])
 
 
-def _has_constants(directory: ZipDirectory, root: str) -> bool:
-    return any(name.startswith(f"{root}constants/") for name in directory.records)
+def _has_tensors(state: Value) -> bool:
+    """Whether a tensor lies in lists inside each other, as a packed state does."""
+    todo, seen = [state], {id(state)}
+    while todo:
+        value = todo.pop()
+        if type(value) in _TENSORS:
+            return True
+        for child in value if type(value) is list else ():
+            if id(child) not in seen:
+                seen.add(id(child))
+                todo.append(child)
+    return False

@@ -1,8 +1,9 @@
 """TorchScript of torch 1.0 to 1.2: ``<root>/model.json`` and ``<root>/tensors/<n>``.
 
 The JSON is protobuf's ``ModelDef``: modules with the numbers of their parameters, and a table
-of tensors, each a view of a record. In 1.0 and since 1.2 a buffer is a parameter that is marked as one; in 1.1
-it is any attribute of type Tensor, whose value is a number of the table in ``attributes.pkl``.
+of tensors, each a view of a record. In 1.0 a buffer is a parameter that is marked as one; in 1.1 and 1.2 it is
+any attribute that is a tensor (``OrderedBufferDict`` in their ``torch/jit/__init__.py``), whose value is a number
+of the table in ``attributes.pkl``.
 Protobuf writes 64-bit numbers as strings, and leaves out what has its default value. Sources:
 ``caffe2/proto/torch.proto``, ``torch/csrc/jit/export.cpp`` and ``import.cpp`` of those versions, of
 which ``import_legacy.cpp`` is the last; torch itself does not read these files any more.
@@ -162,8 +163,9 @@ class _Builder:
             number = _number(_get(entry, "id", "0"), "id", least=-1)
             if number >= len(self.attributes):
                 raise UnreadableError(f"{path}{name}: attribute {number} is not in attributes.pkl. The file is damaged")
-            if _get(entry, "type", "") == "Tensor" and name not in known and number >= 0:
-                buffers.append((name, self.attributes[number]))
+            value = self.attributes[number] if number >= 0 else None
+            if type(value) in (TensorRef, LostTensor) and name not in known:
+                buffers.append((name, value))
         if _get(definition, "getStateAttributeId", None) is not None:
             self.warnings.append(f"{path[:-1] or 'the model'}: it packs its own state, which is not read")
         children = []

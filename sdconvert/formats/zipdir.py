@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import UnreadableError, UnsupportedError
-from ..inflated import InflatedSource, Scratch, credit
+from ..inflated import InflatedSource, Scratch, credit, packed_bytes
 from ..limits import Limits
 from ..source import SliceSource, Source, read
 from ..tensor import Storage
@@ -101,6 +101,7 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     records: dict[str, Record] = {}
     folded: set[str] = set()
     expected = 0
+    room = limits.inflate_ratio * packed_bytes(source)
     locals_ = _LocalHeaders(source, start)
     for entry in sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header):
         if entry.header != expected:
@@ -109,6 +110,11 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
         record, expected = locals_.check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
             raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+        room -= record.nbytes if record.deflated else 0
+        if room < 0:
+            raise UnreadableError(
+                f"record {entry.name}: compressed data inside compressed data multiplies beyond reason. It is a bomb"
+            )
         if record.name.casefold() in folded:
             raise UnreadableError(f"record {entry.name} is there twice. Readers differ in which one they take")
         folded.add(record.name.casefold())

@@ -112,7 +112,9 @@ class Resolver:
             if type(pid[1]) is Global and type(pid[3]) is str:
                 self.sources[pid[1].full] = pid[3]
             return pid[1] if type(pid[1]) is Global else None
-        if type(pid) is tuple and len(pid) == 4 and pid[0] == "reduce_package":  # Of torch.package: (id, call, arguments)
+        if (
+            type(pid) is tuple and len(pid) == 4 and pid[0] == "reduce_package"
+        ):  # Of torch.package: (id, call, arguments)
             if type(pid[1]) is not int or type(pid[3]) is not tuple:
                 raise UnreadableError("an object of a package is not numbered, or not made by a call. It is damaged")
             if pid[1] not in self.packaged:

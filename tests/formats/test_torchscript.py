@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sdconvert
+from tests.outputs import raw
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -102,10 +104,97 @@ def test_a_tie_is_written_once(tmp_path: Path) -> None:
     assert dict(report.aliases) == {"head.weight": "embedding.weight"}
 
 
-def test_a_frozen_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+def frozen(path: Path, *, lite: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.freeze(torch.jit.script(Everything()).eval()), tmp_path / "model.pt")
-    with pytest.raises(sdconvert.UnsupportedError, match=re.escape("frozen TorchScript")):
+        script = torch.jit.freeze(torch.jit.script(Everything()).eval())
+        script._save_for_lite_interpreter(str(path)) if lite else torch.jit.save(script, path)
+        assert torch.jit.load(path).state_dict() == {}
+
+
+@pytest.mark.parametrize("lite", [True, False])
+def test_a_frozen_archive_is_refused_with_the_reason(lite: bool, tmp_path: Path) -> None:
+    frozen(tmp_path / "model.pt", lite=lite)
+    with pytest.raises(sdconvert.UnsupportedError, match=re.escape("frozen TorchScript") + ".*--key constants"):
         sdconvert.convert(tmp_path / "model.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("lite", [True, False])
+def test_the_constants_of_a_frozen_archive_are_there_for_who_asks(lite: bool, tmp_path: Path) -> None:
+    frozen(tmp_path / "model.pt", lite=lite)
+    report = sdconvert.convert(tmp_path / "model.pt", key="constants")
+    assert report.key == "constants"
+    weights = Everything().state_dict()
+    found = {raw(tensor) for tensor in load_file(tmp_path / "model.safetensors").values()}
+    assert {raw(weights[name]) for name in ("blocks.3.bias", "conv.weight", "scale")} <= found
+
+
+def test_constants_beside_a_state_dict_are_said(tmp_path: Path) -> None:
+    constant = torch.full((3,), 0.5)
+
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) + constant
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(Adds(), torch.randn(1, 3)), tmp_path / "model.pt")
+    report = sdconvert.convert(tmp_path / "model.pt")
+    assert load_file(tmp_path / "model.safetensors").keys() == {"fc.weight", "fc.bias"}
+    assert [one.name for one in report.skipped] == ["constants"]
+    sdconvert.convert(tmp_path / "model.pt", tmp_path / "c.safetensors", key="constants")
+    assert torch.equal(load_file(tmp_path / "c.safetensors")["c0"], constant)
+
+
+def test_weights_packed_for_quantized_operators_are_named(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("torch.ao.quantization")
+
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant, self.dequant = quantization.QuantStub(), quantization.DeQuantStub()
+            self.conv, self.fc, self.norm = nn.Conv1d(2, 2, 1), nn.Linear(4, 4), nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.dequant(self.fc(self.conv(self.quant(x)))))
+
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Quantized().eval()
+        model.qconfig = quantization.get_default_qconfig("fbgemm")
+        model.norm.qconfig = None
+        quantization.prepare(model, inplace=True)
+        model(torch.randn(3, 2, 4))
+        quantization.convert(model, inplace=True)
+        torch.jit.save(torch.jit.script(model), path)
+        expected = torch.jit.load(path).state_dict()
+    report = sdconvert.convert(path)
+    written = load_file(tmp_path / "model.safetensors")
+    assert {name: raw(tensor) for name, tensor in written.items()} == {n: raw(t) for n, t in expected.items()}
+    (packed,) = (one.why for one in report.skipped if one.name == "packed")
+    assert "conv, fc._packed_params._packed_params" in packed
+
+
+def test_torch_1_3_did_not_say_which_tensors_are_buffers(tmp_path: Path) -> None:
+    """Its classes, as libtorch 1.3.1 printed them, have no ``__buffers__``; that torch took every tensor for one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted(tmp_path / "new.pt")
+        expected = torch.jit.load(tmp_path / "new.pt").state_dict()
+    with zipfile.ZipFile(tmp_path / "new.pt") as file:
+        records = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(tmp_path / "old.pt", "w") as file:
+        for name, data in records.items():
+            file.writestr(name, re.sub(rb"\n  __buffers__ = .*", b"", data) if name.endswith(".py") else data)
+    report = sdconvert.convert(tmp_path / "old.pt")
+    assert any("did not say which tensors are buffers" in text for text in report.warnings)
+    written = load_file(tmp_path / "old.safetensors")
+    written |= {alias: written[kept] for alias, kept in report.aliases.items()}
+    assert written.keys() == expected.keys() | {"plain"}
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
