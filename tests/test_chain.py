@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused(source: str, error: type[Exception], words: s
 def test_the_archive_itself_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(zip_of({"m.pt": saved()}))
-    with pytest.raises(sdconvert.SdconvertError, match="source|itself"):
+    with pytest.raises(sdconvert.SdconvertError, match=r"source|itself"):
         sdconvert.convert(f"zip://m.pt::{path}", overwrite=True)
     assert zipfile.is_zipfile(path)
 

@@ -33,14 +33,14 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     container = _container(head, source)
     if container is None:
         raise foreign.named(head, source.nbytes)
-    return container.read(source, _Nested(limits, depth + 1), limits)
+    return container.read(source, Inside(limits, depth + 1), limits)
 
 
 def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
     for layout in DIRECTORIES:
         if layout.sniff(folder):
-            return layout.read(folder, _Nested(limits, 1), limits)
+            return layout.read(folder, Inside(limits, 1), limits)
     raise foreign.named_directory(folder)
 
 
@@ -49,7 +49,7 @@ def _container(head: bytes, source: Source) -> Format | None:
 
 
 @dataclass(frozen=True)
-class _Nested:
+class Inside:
     """Reads what lies inside something else, `depth` levels down."""
 
     limits: Limits

@@ -210,7 +210,7 @@ def test_an_archive_without_weights_is_named(files: dict[str, bytes], words: str
 def test_a_damaged_file_is_not_passed_over_for_another(tmp_path: Path) -> None:
     bad = saved(model())[:-100]
     path = zipped(tmp_path / "m.zip", {"model.pt": bad, "model_ema.pt": saved(model())})
-    with pytest.raises(sdconvert.UnreadableError, match="model.pt: its zip directory is missing"):
+    with pytest.raises(sdconvert.UnreadableError, match=r"model\.pt: its zip directory is missing"):
         sdconvert.convert(path)
 
 
@@ -238,9 +238,10 @@ def test_names_are_keys_and_never_paths(name: str, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "m.zip", "w") as file, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
         file.writestr("m.pt", saved(model(1)))
-        file.writestr("m.pt", saved(model(2)))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("m.pt", saved(model(2)))
     with pytest.raises(sdconvert.UnreadableError, match="there twice"):
         sdconvert.convert(tmp_path / "m.zip")
 

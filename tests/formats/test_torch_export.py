@@ -272,7 +272,7 @@ def test_a_record_that_is_missing_is_named(
         records = {name: file.read(name) for name in file.namelist()}
     del records[missing]
     zipped(tmp_path / "m.pt2", records)
-    with pytest.raises(sdconvert.SdconvertError, match="is not in the archive|without a program in it"):
+    with pytest.raises(sdconvert.SdconvertError, match=r"is not in the archive|without a program in it"):
         sdconvert.convert(tmp_path / "m.pt2")
 
 

@@ -1,4 +1,4 @@
-"""torch.package: the pickled models in it, as ``torch.package.PackageImporter`` gives them, without running its code."""
+"""torch.package: the pickled models in it, as ``PackageImporter`` gives them, without running its code."""
 
 from __future__ import annotations
 

@@ -104,12 +104,15 @@ def test_a_tie_is_written_once(tmp_path: Path) -> None:
     assert dict(report.aliases) == {"head.weight": "embedding.weight"}
 
 
-def frozen(path: Path, *, lite: bool) -> None:
+def frozen(path: Path, *, lite: bool) -> dict[str, Tensor]:
+    """A frozen archive at `path`; the weights that the model had before."""
+    model = Everything().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        script = torch.jit.freeze(torch.jit.script(Everything()).eval())
+        script = torch.jit.freeze(torch.jit.script(model).eval())
         script._save_for_lite_interpreter(str(path)) if lite else torch.jit.save(script, path)
         assert torch.jit.load(path).state_dict() == {}
+    return model.state_dict()
 
 
 @pytest.mark.parametrize("lite", [True, False])
@@ -122,10 +125,9 @@ def test_a_frozen_archive_is_refused_with_the_reason(lite: bool, tmp_path: Path)
 
 @pytest.mark.parametrize("lite", [True, False])
 def test_the_constants_of_a_frozen_archive_are_there_for_who_asks(lite: bool, tmp_path: Path) -> None:
-    frozen(tmp_path / "model.pt", lite=lite)
+    weights = frozen(tmp_path / "model.pt", lite=lite)
     report = sdconvert.convert(tmp_path / "model.pt", key="constants")
     assert report.key == "constants"
-    weights = Everything().state_dict()
     found = {raw(tensor) for tensor in load_file(tmp_path / "model.safetensors").values()}
     assert {raw(weights[name]) for name in ("blocks.3.bias", "conv.weight", "scale")} <= found
 
