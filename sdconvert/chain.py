@@ -8,15 +8,15 @@ hold as for any archive.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from .errors import ChoiceError, UnreadableError, within
-from .formats.archive import zip_files
+from .formats.archive import ZipFiles
 from .formats.gzipped import gunzipped
 from .formats.gzipped import sniff as is_gzip
 from .formats.tardir import is_header, read_members
-from .formats.torch_archive import check_nested
 from .formats.zipdir import read_directory
 from .limits import Limits
 from .source import Origin, Source, read
@@ -89,10 +89,7 @@ def _member(source: Source, link: str, limits: Limits) -> Source:
         if scheme == "zip":
             if head[:2] != b"PK":
                 raise UnreadableError(f"the archive around it is not a zip; it begins with {head[:8].hex(' ')}")
-            directory = read_directory(source, limits)
-            files = zip_files(directory)
-            if name in files:
-                check_nested(directory.storage(name))
+            files: Mapping[str, Source] = ZipFiles(read_directory(source, limits))
         else:
             if is_gzip(head, source):
                 source = gunzipped(source, limits)
@@ -104,4 +101,6 @@ def _member(source: Source, link: str, limits: Limits) -> Source:
             inside = sorted(files)
             shown = ", ".join(inside[:_SHOWN]) + ", ..." * (len(inside) > _SHOWN)
             raise ChoiceError(f"there is no such file in the archive. There is {shown or 'nothing'}")
+        if isinstance(files, ZipFiles):
+            files.check(name)
         return files[name]

@@ -10,8 +10,9 @@ what is in them, and whoever looks for a state dict finds one, or several to cho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from ..checkpoint import Checkpoint, Dict, Value
 from ..errors import UnreadableError, UnsupportedError, within
@@ -25,25 +26,36 @@ _ENDINGS = re.compile(
     r"\.(pt|pth|ckpt|th|bin|safetensors|pkl|pickle|ptl|pt2|jit|torchscript|tar|zip|gz|nemo|mar|model|chkpt|weights|t7)$",
     re.IGNORECASE,
 )
-_DIRECTORY = re.compile(r"(^|/)(\.metadata$|[^/]*\.distcp$|[^/]*\.index\.json$|[^/]*_optim_states\.pt$)")
+_DIRECTORY = re.compile(
+    r"(^|/)(\.metadata$|[^/]*\.distcp$|[^/]*\.(bin|safetensors)\.index\.json$|[^/]*_optim_states\.pt$)"
+)
 _FEW = 100  # Files that are looked at when no name says which.
 _MOST = 1000  # Checkpoints in one archive.
 _SHOWN = 5
 
 
-def zip_files(directory: ZipDirectory) -> dict[str, Source]:
-    """The files of a zip by name, unpacked when they are read if they are deflated."""
-    files: dict[str, Source] = {}
-    for name in directory.records:
-        if not name.endswith("/"):
-            storage = directory.storage(name)
-            files[name] = SliceSource(storage.source, storage.offset, storage.nbytes, name)
-    return files
+class ZipFiles(Mapping[str, Source]):
+    """The files of a zip by name. One that is deflated is unpacked when more than its first bytes are read."""
+
+    def __init__(self, directory: ZipDirectory) -> None:
+        self.directory = directory
+
+    def __getitem__(self, name: str) -> Source:
+        storage = self.directory.storage(name)
+        return SliceSource(storage.source, storage.offset, storage.nbytes, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.directory.records if not name.endswith("/"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def check(self, name: str) -> None:
+        """UnreadableError unless the bytes of a file are those that the archive's checksum was made of."""
+        check_nested(self.directory.storage(name))
 
 
-def read_files(
-    container: str, files: Mapping[str, Source], nested: Nested, directory: ZipDirectory | None = None
-) -> Checkpoint:
+def read_files(container: str, files: Mapping[str, Source], nested: Nested) -> Checkpoint:
     """The checkpoints among `files`, which a `container` (``zip``, ``tar``) holds: a tree from names to contents.
 
     UnsupportedError when none of them is one, or the only ones cannot be read; UnreadableError
@@ -55,18 +67,20 @@ def read_files(
             "it is an archive around a checkpoint of several files (sharded, DCP or DeepSpeed). Unpack it and "
             "convert the directory, or its index"
         )
-    wanted = [name for name in names if _ENDINGS.search(name) and nested.knows(files[name])]
+    wanted = _known([name for name in names if _ENDINGS.search(name)], files, nested)
     if not wanted and len(names) <= _FEW:
-        wanted = [name for name in names if nested.knows(files[name])]
+        wanted = _known(names, files, nested)
     if len(wanted) > _MOST:
-        raise UnsupportedError(f"it is an archive of {len(wanted)} checkpoints. Choose one: {_chained(container)}")
+        raise UnsupportedError(
+            f"it is an archive of more than {_MOST} checkpoints. {container}://NAME::ARCHIVE takes one of them"
+        )
     found: dict[str, Checkpoint] = {}
     refused: dict[str, UnsupportedError] = {}
     for name in wanted:
         try:
             with within(name):
-                if directory is not None:
-                    check_nested(directory.storage(name))
+                if isinstance(files, ZipFiles):
+                    files.check(name)
                 found[name] = nested(files[name])
         except UnsupportedError as error:
             refused[name] = error
@@ -75,6 +89,12 @@ def read_files(
             raise next(iter(refused.values()))
         raise _no_checkpoint(container, names)
     return _together(container, found, refused)
+
+
+def _known(names: list[str], files: Mapping[str, Source], nested: Nested) -> list[str]:
+    """Those of `names` whose content is a container's; no more than one too many."""
+    known = (name for name in names if nested.knows(files[name]))
+    return list(islice(known, _MOST + 1))
 
 
 def _together(container: str, found: Mapping[str, Checkpoint], refused: Mapping[str, UnsupportedError]) -> Checkpoint:
@@ -114,10 +134,6 @@ def _together(container: str, found: Mapping[str, Checkpoint], refused: Mapping[
 def _is_hidden(name: str) -> bool:
     """Whether a file is what macOS adds to archives, which has the ending of what it belongs to."""
     return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
-
-
-def _chained(container: str) -> str:
-    return f"{container}://NAME::ARCHIVE names one of its files"
 
 
 def _no_checkpoint(container: str, names: Iterable[str]) -> UnsupportedError:

@@ -60,18 +60,18 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
 
 def _sources(directory: ZipDirectory, root: str, names: Collection[Global]) -> Iterator[tuple[str, str]]:
     """The source of classes that the package carries, by their names."""
-    texts: dict[str, str] = {}
+    classes: dict[str, dict[str, str]] = {}
     for name in names:
         path = root + name.module.replace(".", "/")
         record = next((r for r in (f"{path}.py", f"{path}/__init__.py") if r in directory.records), None)
         if record is None:
             continue
-        if record not in texts:
+        if record not in classes:
             storage = directory.storage(record)
             with within(record):
                 few = storage.nbytes <= min(_LONGEST, credit(storage.source))
                 data = read_bytes(storage.source, storage.offset, storage.nbytes) if few else b""
-            texts[record] = data.decode("utf-8", "replace")
-        found = re.search(rf"^class {re.escape(name.name)}\b.*?(?=^\S|\Z)", texts[record], re.MULTILINE | re.DOTALL)
-        if found:
-            yield name.full, found[0]
+            parts = re.split(r"^class (\w+)", data.decode("utf-8", "replace"), flags=re.MULTILINE)
+            classes[record] = dict(zip(parts[1::2], parts[2::2], strict=True))
+        if name.name in classes[record]:
+            yield name.full, classes[record][name.name]

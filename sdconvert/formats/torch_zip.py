@@ -13,7 +13,7 @@ from ..errors import UnreadableError, UnsupportedError
 from ..limits import Limits
 from ..source import Source
 from . import torch_export, torch_package, torchscript, torchscript_legacy
-from .archive import read_files, zip_files
+from .archive import ZipFiles, read_files
 from .protocol import Nested, ZipFormat
 from .torch_archive import read_archive
 from .zipdir import ZipDirectory, read_directory
@@ -46,7 +46,7 @@ def _without_pickle(directory: ZipDirectory, nested: Nested, limits: Limits) -> 
     error = _foreign(directory)
     if error is not None:
         raise error
-    return read_files("zip", zip_files(directory), nested, directory)
+    return read_files("zip", ZipFiles(directory), nested)
 
 
 def _root(directory: ZipDirectory) -> str:

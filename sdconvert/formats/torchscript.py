@@ -11,8 +11,9 @@ for those lines. Facts: ``torch/csrc/jit/serialization/python_print.cpp`` writes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..checkpoint import Aside, Checkpoint, Dict, EncodedTensor, LostTensor, Object, TensorRef, Value
 from ..errors import UnreadableError, within
@@ -26,6 +27,8 @@ from .zipdir import ZipDirectory
 
 NAME = "torchscript"
 
+_Path = tuple[Any, ...]  # () for the root, (path of the parent, name) for a child: long paths cost nothing.
+
 _CLASS = re.compile(r"^class (\w+)\((\w+)\):$", re.MULTILINE)
 _LIST = re.compile(r"^  (__parameters__|__buffers__) = \[(.*?)\]$", re.MULTILINE)
 _STRING = re.compile(r'"([^"\\]*)"')  # An attribute's name needs no escapes.
@@ -36,7 +39,7 @@ _UNSAID = (
 _PACKED = "__torch__.torch.classes."
 _SHOWN = 5
 _TENSORS = (TensorRef, LostTensor, EncodedTensor)
-_LONGEST = 64 << 10  # Characters of the path of a module.
+_SPELLED = 16 << 20  # Characters of the names of modules that pack their weights.
 _PATIENCE = 2_000_000
 _MOST = 64 << 20  # Bytes of source for one class; generated code of large models has a few MB.
 
@@ -139,10 +142,10 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
     referred to, and filled later, as a cycle may lead back to it.
     """
     made: dict[int, Value] = {}
-    todo: list[tuple[Object, Object, _Class, str]] = []
-    packed: list[tuple[Value, Value]] = []
+    todo: list[tuple[Object, Object, _Class, _Path]] = []
+    packed: list[tuple[_Path, Value]] = []
 
-    def convert(value: Value, path: str) -> Value:
+    def convert(value: Value, path: _Path) -> Value:
         if type(value) is not Object:
             return value
         if id(value) not in made:
@@ -159,7 +162,7 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
             todo.append((value, module, known, path))
         return made[id(value)]
 
-    result = convert(root, "")
+    result = convert(root, ())
     left = _PATIENCE  # Instances may share their attributes and their class.
     while todo:
         value, module, known, path = todo.pop()
@@ -174,9 +177,7 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
             raise UnreadableError(f"its modules have more than {_PATIENCE} attributes. The file is hostile")
         children = []
         for name, child in own.items():
-            converted = convert(child, f"{path}.{name}" if path else name)
-            if len(path) > _LONGEST:
-                raise UnreadableError(f"a module's name has {len(path)} characters. The file is hostile")
+            converted = convert(child, (path, name))
             if converted is not child:
                 children.append((name, converted))
         classes.weights += len(known.parameters) + len(buffers)
@@ -185,18 +186,30 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
             ("_buffers", Dict([(name, own.get(name)) for name in buffers])),
             ("_modules", Dict(children)),
         ]
-    return result, Dict([(path, state) for path, state in packed if _has_tensors(state)])
+    return result, Dict(list(_with_tensors(packed)))
 
 
-def _has_tensors(state: Value) -> bool:
-    """Whether a tensor lies in lists inside each other, as a packed state does."""
-    todo, seen = [state], {id(state)}
-    while todo:
-        value = todo.pop()
-        if type(value) in _TENSORS:
-            return True
-        for child in value if type(value) is list else ():
-            if id(child) not in seen:
-                seen.add(id(child))
-                todo.append(child)
-    return False
+def _with_tensors(packed: list[tuple[_Path, Value]]) -> Iterator[tuple[str, Value]]:
+    """The packed states that hold tensors, in lists inside each other, under the dotted names of their modules."""
+    left, spelled = _PATIENCE, 0  # States may share what is in them, and a name may be long.
+    for path, state in packed:
+        todo, seen = [state], {id(state)}
+        while todo:
+            value = todo.pop()
+            left -= 1
+            if left < 0:
+                raise UnreadableError(f"its modules pack more than {_PATIENCE} values. The file is hostile")
+            if type(value) in _TENSORS:
+                names = []
+                while path and spelled <= _SPELLED:
+                    path, name = path
+                    names.append(name)
+                    spelled += len(name) + 1
+                if path:
+                    raise UnreadableError(f"its modules' names take more than {_SPELLED} characters. It is hostile")
+                yield ".".join(reversed(names)), state
+                break
+            for child in value if type(value) is list else ():
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    todo.append(child)

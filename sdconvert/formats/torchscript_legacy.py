@@ -51,11 +51,11 @@ _BY_DATA_TYPE: Mapping[object, str] = {key: name for keys, name in _DTYPES.items
 
 def root_of(names: Collection[str]) -> str | None:
     """The folder of the model, with its slash; None when it has no ``model.json`` with tensors beside it."""
+    beside = {tuple(name.split("/", 2)[:2]) for name in names}
     for name in names:
-        if name.count("/") == 1 and name.endswith(f"/{_MODEL}"):
-            root = name.removesuffix(_MODEL)
-            if any(other.startswith((f"{root}tensors/", f"{root}code/", f"{root}libs/")) for other in names):
-                return root
+        folder, _, rest = name.partition("/")
+        if rest == _MODEL and any((folder, other) in beside for other in ("tensors", "code", "libs")):
+            return f"{folder}/"
     return None
 
 
