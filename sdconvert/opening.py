@@ -10,7 +10,7 @@ from types import TracebackType
 from . import chain, formats
 from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
-from .errors import within
+from .errors import UnreadableError, within
 from .extract import candidates, extract
 from .folder import LocalFolder
 from .limits import DEFAULT_LIMITS, Limits
@@ -88,8 +88,10 @@ def _locate(source: str, limits: Limits) -> FileSource | MemberSource | Folder:
     chained = chain.parse(source)
     if chained is not None:
         links, archive = chained
-        base = FileSource(archive)
+        base = _locate(archive, limits)
         try:
+            if not isinstance(base, FileSource | MemberSource):
+                raise UnreadableError(f"{archive}: is a directory, not an archive")
             return MemberSource(source, base, links, limits)
         except BaseException:
             base.close()

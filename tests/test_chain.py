@@ -92,6 +92,7 @@ def test_the_command_line_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture
         ("tar://a.pt::{}", sdconvert.UnreadableError, "is not a tar"),
         ("zip://x::zip://a.pt::{}", sdconvert.ChoiceError, "no such file"),
         ("zip://x::tar://a.pt::{}", sdconvert.UnreadableError, "is not a tar"),
+        ("zip://a.pt::.", sdconvert.UnreadableError, "is a directory"),
         ("zip://a.pt::{}.missing", sdconvert.UnreadableError, "cannot be opened"),
         ("::".join(["zip://a"] * 9) + "::{}", sdconvert.UnreadableError, "containers inside each other"),
     ],

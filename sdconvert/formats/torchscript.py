@@ -60,6 +60,10 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     classes = _Classes(directory, root)
     tree, packed = _as_modules(checkpoint.root, classes)
     constants, globals_ = _constants(directory, root, nested, limits)
+    warnings = [_UNSAID] if classes.unsaid else []
+    name = tree.type_name if type(tree) is Object else ""
+    if name.startswith("__torch__.") and classes.get(name) is None:
+        warnings.append(f"the code of {tree.type_name} is not in it, so every tensor was taken for a weight")
     aside: dict[str, Aside] = {}
     if constants.pairs:
         frozen = tree is not checkpoint.root and not classes.weights
@@ -74,7 +78,7 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
         root=tree,
         kind="torchscript",
         aside=aside,
-        warnings=(*checkpoint.warnings, *([_UNSAID] if classes.unsaid else [])),
+        warnings=(*checkpoint.warnings, *warnings),
         globals=tuple({name.full: name for name in (*checkpoint.globals, *globals_)}.values()),
     )
 

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import sdconvert
+from sdconvert.inflated import InflatedSource
 from sdconvert.limits import Limits
 from tests.outputs import contents, same
 
@@ -205,6 +206,16 @@ def test_an_archive_without_weights_is_named(files: dict[str, bytes], words: str
     path = zipped(tmp_path / "m.zip", files)
     with pytest.raises(sdconvert.SdconvertError, match=words):
         sdconvert.convert(path)
+
+
+def test_what_is_no_checkpoint_is_not_unpacked_to_find_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unpacked = []
+    unpack = InflatedSource._unpack
+    monkeypatch.setattr(InflatedSource, "_unpack", lambda self, *a: unpacked.append(self.name) or unpack(self, *a))
+    files = {"model.pt": saved(model()), "images.bin": b"\x93images" * 300_000, "text.txt": b"-" * 10_000}
+    report = sdconvert.convert(zipped(tmp_path / "m.zip", files, zipfile.ZIP_DEFLATED))
+    assert report.key == "model.pt"
+    assert unpacked == ["model.pt"]
 
 
 def test_a_damaged_file_is_not_passed_over_for_another(tmp_path: Path) -> None:

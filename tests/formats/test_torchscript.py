@@ -153,6 +153,33 @@ def test_constants_beside_a_state_dict_are_said(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "c.safetensors")["c0"], constant)
 
 
+def test_a_mobile_archive_without_its_code_gives_every_tensor_and_says_so(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mobile(tmp_path / "full.ptl")
+        expected = torch.jit.load(tmp_path / "full.ptl").state_dict()
+    with zipfile.ZipFile(tmp_path / "full.ptl") as file, zipfile.ZipFile(tmp_path / "m.ptl", "w") as stripped:
+        assert any(name.endswith("/bytecode.pkl") for name in file.namelist())
+        for name in file.namelist():
+            if "/code/" not in name:
+                stripped.writestr(name, file.read(name))
+    report = sdconvert.convert(tmp_path / "m.ptl")
+    assert any("every tensor was taken for a weight" in text for text in report.warnings)
+    written = load_file(tmp_path / "m.safetensors")
+    written |= {alias: written[kept] for alias, kept in report.aliases.items()}
+    assert written.keys() == expected.keys() | {"plain"}
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_mobile_flatbuffer_is_named(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(nn.Linear(2, 2))
+        script._save_for_lite_interpreter(str(tmp_path / "m.ff"), _use_flatbuffer=True)
+    with pytest.raises(sdconvert.UnsupportedError, match="PyTorch Mobile in flatbuffers"):
+        sdconvert.convert(tmp_path / "m.ff")
+
+
 def test_weights_packed_for_quantized_operators_are_named(tmp_path: Path) -> None:
     quantization = pytest.importorskip("torch.ao.quantization")
 
