@@ -165,8 +165,8 @@ class StateDict:
     """Names and tensors, in order, and what was decided on the way to them.
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
-    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``, ``exported``. `encoded` says which of the tensors
-    are parts of one that is not plain, by that one's name. `others` could have been meant too.
+    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``, ``exported``. `encoded` says which of the
+    tensors are parts of one that is not plain, by that one's name. `others` could have been meant too.
     """
 
     tensors: Mapping[str, TensorRef]
