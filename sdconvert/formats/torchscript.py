@@ -71,7 +71,7 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
         aside["constants"] = Aside(constants, what)
     if packed.pairs:
         shown = ", ".join(name for name, _ in packed.pairs[:_SHOWN]) + ", ..." * (len(packed.pairs) > _SHOWN)
-        aside["packed"] = Aside(packed, f"weights packed for quantized operators ({shown})")
+        aside["packed"] = Aside(packed, f"weights packed for operators of C++ ({shown})")
     return replace(
         checkpoint,
         container=NAME,
