@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from .errors import ChoiceError, UnreadableError, within
@@ -44,10 +44,7 @@ class MemberSource:
         self.source = source
         self.nbytes = source.nbytes
         file = PurePosixPath(links[0].partition("://")[2]).name
-        self.stem = base.stem.with_name(file).with_suffix("") if Path(file).name else base.stem
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        self.source.readinto(offset, buffer)
+        self.stem = (base.stem.parent / file).with_suffix("")
 
     def check_unchanged(self) -> None:
         """UnreadableError if the archive is not any more what was opened."""
@@ -64,20 +61,20 @@ class MemberSource:
 def parse(source: str) -> tuple[list[str], str] | None:
     """The links and the archive of a chained name; None when it is none.
 
-    ChoiceError when a part of it is empty, or is a link that is not one to an archive.
+    The archive may be a path, or a URL of something that is not on this machine. ChoiceError when a part is empty.
     """
     if not source.startswith(_SCHEMES):
         return None
-    *links, archive = source.split("::")
-    if not links:
-        raise ChoiceError(f"{source}: names no archive. Write {source}::ARCHIVE")
-    for link in links:
-        scheme, _, name = link.partition("://")
-        if f"{scheme}://" not in _SCHEMES:
-            raise ChoiceError(f"{source}: {link} is not zip://NAME or tar://NAME")
-        if not name.strip("/"):
+    links: list[str] = []
+    rest = source
+    while rest.startswith(_SCHEMES):
+        link, _, rest = rest.partition("::")
+        if not link.partition("://")[2].strip("/"):
             raise ChoiceError(f"{source}: {link} names no file in the archive")
-    return links, archive
+        links.append(link)
+    if not rest:
+        raise ChoiceError(f"{source}: names no archive. Write {source}::ARCHIVE")
+    return links, rest
 
 
 def _member(source: Source, link: str, limits: Limits) -> Source:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from . import chain, formats
+from . import chain, formats, remote
 from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
 from .errors import UnreadableError, within
@@ -67,14 +67,16 @@ class OpenCheckpoint:
 
 
 def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint:  # noqa: A001 - sdconvert.open
-    """Open a checkpoint to look at it: a file or a directory. Headers are read, weights are not, nothing is run.
+    """Open a checkpoint to look at it: a file, a directory, a URL. Headers are read, weights are not, nothing is run.
 
     UnreadableError or UnsupportedError says what it is instead, and what to do.
     """
     origin = _locate(os.fspath(source), limits)
     try:
         with within(origin.name):
-            if isinstance(origin, FileSource | MemberSource):
+            if isinstance(origin, MemberSource):
+                checkpoint = formats.read(origin.source, limits=limits)
+            elif isinstance(origin, FileSource | remote.RemoteSource):
                 checkpoint = formats.read(origin, limits=limits)
             else:
                 checkpoint = formats.read_folder(origin, limits=limits)
@@ -84,18 +86,20 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
         raise
 
 
-def _locate(source: str, limits: Limits) -> FileSource | MemberSource | Folder:
+def _locate(source: str, limits: Limits) -> FileSource | MemberSource | remote.RemoteSource | Folder:
     chained = chain.parse(source)
     if chained is not None:
         links, archive = chained
         base = _locate(archive, limits)
         try:
-            if not isinstance(base, FileSource | MemberSource):
+            if not isinstance(base, FileSource | remote.RemoteSource):
                 raise UnreadableError(f"{archive}: is a directory, not an archive")
             return MemberSource(source, base, links, limits)
         except BaseException:
             base.close()
             raise
+    if remote.is_url(source):
+        return remote.open_url(source)
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
         return LocalFolder(source)
     if source.endswith(_INDEX) and os.path.isfile(source):

@@ -14,6 +14,7 @@ from .atomic import NewFile, new_file, syncing
 from .errors import OutputError, within
 from .progress import Bar
 from .stream import Placed
+from .tensor import expect
 from .writers import Layout
 
 
@@ -65,6 +66,7 @@ def written(
     nbytes = sum(one.entry.nbytes for output in outputs for one in output.layout.placed)
     total = sum(output.layout.nbytes for output in outputs)
     copied: list[stream.Copied] = []
+    expect(one.entry.tensor for output in outputs for one in output.layout.placed)
     with ExitStack() as stack:
         files = [
             stack.enter_context(new_file(output.path, overwrite=overwrite, nbytes=output.layout.nbytes))

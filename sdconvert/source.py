@@ -74,6 +74,14 @@ class Folder(Origin, Protocol):
         """The file called `name`, the same object every time. UnreadableError if there is none."""
 
 
+def is_far(source: Source) -> bool:
+    """Whether a read of `source` may be a request over a network: few large ones are wanted, and none to waste.
+
+    Such a source has an attribute `far`, and a method `expect`: see `tensor.expect`.
+    """
+    return bool(getattr(source.base if isinstance(source, SliceSource) else source, "far", False))
+
+
 def read(source: Source, offset: int, count: int) -> bytes:
     """`count` bytes of `source` from `offset` on; UnreadableError if they are not all there.
 

@@ -8,13 +8,14 @@ when they are made, so whoever holds one may read through it without looking aga
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
 from .dtypes import DType
 from .errors import UnreadableError
-from .source import Source
+from .source import SliceSource, Source, is_far
 
 Shape = tuple[int, ...]
 
@@ -96,6 +97,19 @@ class TensorRef:
         if piece.storage.big_endian and self.dtype.swap > 1:
             return False
         return piece.strides == piece.at_strides or is_contiguous(piece.shape, piece.strides)
+
+
+def expect(tensors: Iterable[TensorRef]) -> None:
+    """Tell sources that are far which of their bytes will be read, so that they fetch these ahead, and no others.
+
+    Their method `expect` takes the begin and the end of a range. Sources on this machine need no telling.
+    """
+    for storage in {piece.storage for tensor in tensors for piece in tensor.pieces}:
+        source, begin = storage.source, storage.offset
+        if is_far(source) and storage.nbytes:
+            if isinstance(source, SliceSource):
+                begin, source = begin + source.offset, source.base
+            source.expect(begin, begin + storage.nbytes)  # type: ignore[attr-defined]
 
 
 def check_numbers(numbers: tuple[object, ...], dimensions: int) -> None:

@@ -23,6 +23,7 @@ from .opening import open as open_checkpoint
 from .progress import Bar, no_bar
 from .report import human
 from .stream import CHUNK, in_threads
+from .tensor import expect
 
 _SHOWN = 20
 _HALF = CHUNK // 2  # The buffer of a thread holds a piece of each side.
@@ -113,6 +114,7 @@ def verify(
     with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
         ours, theirs = one.extract(key, names), other.state_dict
         differences, same = _compare_headers(ours, theirs)
+        expect(tensor for _, *pair in same for tensor in pair)
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
         def work(piece: _Piece, buffer: memoryview, scratch: memoryview) -> int:
@@ -216,6 +218,7 @@ def digest(
         weights = opened.extract(key, names)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
+        expect(unique)
 
         def work(tensor: TensorRef, buffer: memoryview, scratch: memoryview) -> int:
             state = hashlib.sha256()

@@ -13,7 +13,21 @@ from hypothesis import HealthCheck, settings
 
 import sdconvert
 from tests.corpus import CORPUS
+from tests.hub_server.fixtures import file_server, hub, pytest_runtest_makereport  # noqa: F401
 from tests.outputs import contents
+
+# The client of the Hub reads these once, when it is imported. No test of this process sees the Hub, or a real token.
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+    del os.environ[_name]
+os.environ |= {
+    "HF_HOME": "/proc/none",  # Nothing is there, and nothing can be.
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
 
 # Machines are shared and slow at times: no deadlines. `tmp_path` is fine inside a property, it is only written to.
 settings.register_profile(

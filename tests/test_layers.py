@@ -17,7 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     "errors limits dtypes crc32",
     "source tensor folder",
-    "inflated gather progress",
+    "inflated late gather progress",
+    "remote.tokens remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
     "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",

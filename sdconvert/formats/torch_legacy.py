@@ -8,13 +8,16 @@ elements, little-endian. Sizes are only known once the object is read. Source:
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..checkpoint import Checkpoint, Value
 from ..errors import UnreadableError, within
+from ..late import LateSource
 from ..limits import Limits
 from ..pickles.machine import Pickled, run
 from ..pickles.nodes import Node, Pairs
 from ..pickles.rebuild import resolve
-from ..source import Source
+from ..source import Source, is_far
 from ..source import read as read_bytes
 from ..tensor import Storage
 from .protocol import Nested
@@ -69,15 +72,13 @@ class _Storages:
                 raise UnreadableError(f"storage {key} is listed twice. The file is damaged")
             if key not in announced:
                 raise UnreadableError(f"storage {key} is listed but no tensor uses it. The file is damaged")
-            count, nbytes = announced[key].numel, announced[key].nbytes
-            raw = read_bytes(source, at, 8)
-            # Old big-endian writers left this one number in their own order.
-            if count not in (int.from_bytes(raw, "little"), int.from_bytes(raw, "big")):
-                raise UnreadableError(
-                    f"storage {key} has {int.from_bytes(raw, 'little')} elements, {count} were announced. "
-                    "The file is damaged"
-                )
-            self.known[key] = Storage(source, at + 8, nbytes, key)
+            nbytes = announced[key].nbytes
+            find = partial(_checked, source, at, key, announced[key].numel)
+            if is_far(source):  # The lengths are all over the file: each is looked at when its storage is read.
+                late = LateSource(source, f"storage {key}", nbytes, (at, at + 8 + nbytes), find)
+                self.known[key] = Storage(late, 0, nbytes, key)
+            else:
+                self.known[key] = Storage(source, find(), nbytes, key)
             at += 8 + nbytes
         if at != source.nbytes:
             raise UnreadableError(
@@ -92,3 +93,14 @@ class _Storages:
         if storage is None:
             raise UnreadableError(f"storage {key} is not in the file. It is damaged")
         return found.typed(storage)
+
+
+def _checked(source: Source, at: int, key: str, count: int) -> int:
+    """Where the bytes of a storage begin whose length is at `at`; UnreadableError if that is not `count` elements."""
+    raw = read_bytes(source, at, 8)
+    # Old big-endian writers left this one number in their own order.
+    if count not in (int.from_bytes(raw, "little"), int.from_bytes(raw, "big")):
+        raise UnreadableError(
+            f"storage {key} has {int.from_bytes(raw, 'little')} elements, {count} were announced. The file is damaged"
+        )
+    return at + 8

@@ -4,7 +4,8 @@ Strategy: the central directory says what there is; every local header must repe
 and the records must tile the file from its first byte to the directory, so there is no
 room for a second archive, a hidden record, or a prefix. ``zipfile`` and torch's own reader
 each accept archives that the other reads differently; what two could read differently
-is refused here. Layout: PKWARE's APPNOTE.TXT, section 4.
+is refused here. Layout: PKWARE's APPNOTE.TXT, section 4. At a server each header is a request:
+there the room between records must fit, and a record's own header is held against the directory when it is read.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import UnreadableError, UnsupportedError
 from ..inflated import InflatedSource, Scratch, credit, packed_bytes
+from ..late import LateSource
 from ..limits import Limits
-from ..source import SliceSource, Source, read
+from ..source import SliceSource, Source, is_far, read
 from ..tensor import Storage
 
 _EOCD = struct.Struct("<4s4H2IH")
@@ -36,7 +39,7 @@ _METHODS = {12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 9: "deflate64", 
 
 
 class Record(NamedTuple):
-    """One member: its payload is `packed` bytes at `offset`, `nbytes` once unpacked."""
+    """One member: its payload is `packed` bytes at `offset` of `source`, `nbytes` once unpacked."""
 
     name: str
     offset: int
@@ -44,6 +47,7 @@ class Record(NamedTuple):
     nbytes: int
     crc32: int
     deflated: bool
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class ZipDirectory:
         record = self.records[name]
         if not record.deflated:
             crc = record.crc32 if self.checksums else None
-            return Storage(self.source, record.offset, record.nbytes, name, crc, big_endian)
-        packed = SliceSource(self.source, record.offset, record.packed, name)
+            return Storage(record.source, record.offset, record.nbytes, name, crc, big_endian)
+        packed = SliceSource(record.source, record.offset, record.packed, name)
         inflated = InflatedSource(
             packed,
             self.scratch,
@@ -102,12 +106,14 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     folded: set[str] = set()
     expected = 0
     room = limits.inflate_ratio * packed_bytes(source)
-    locals_ = _LocalHeaders(source, start)
-    for entry in sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header):
+    entries = sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header)
+    check = _LocalHeaders(source, start).check
+    ends = [*(entry.header for entry in entries[1:]), start] if is_far(source) else []
+    for number, entry in enumerate(entries):
         if entry.header != expected:
             what = "overlaps the one before" if entry.header < expected else "leaves bytes that belong to nothing"
             raise UnreadableError(f"record {entry.name}: {what}. The zip archive is damaged or forged")
-        record, expected = locals_.check(entry)
+        record, expected = _unchecked(source, entry, ends[number]) if ends else check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
             raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
         room -= record.nbytes if record.deflated else 0
@@ -123,6 +129,25 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
         raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
     checksums = any(record.crc32 for record in records.values())
     return ZipDirectory(source, records, checksums, limits, Scratch())
+
+
+def _unchecked(source: Source, entry: _Entry, following: int) -> tuple[Record, int]:
+    """The record as the directory has it, and where it must end: its header is read when its payload is."""
+    room = following - entry.header - _LOCAL.size - len(entry.raw_name) - entry.packed
+    payload = LateSource(
+        source, entry.name, entry.packed, (entry.header, following), partial(_offset, source, entry, following)
+    )
+    record = Record(entry.name, 0, entry.packed, entry.nbytes, entry.crc32, entry.method == _DEFLATED, payload)
+    fits = 0 <= room <= 0xFFFF + 24  # An extra field and a data descriptor.
+    return record, following if fits else following - room
+
+
+def _offset(source: Source, entry: _Entry, following: int) -> int:
+    """Where the payload of a record begins that must end where the `following` one begins."""
+    record, end = _LocalHeaders(source, following).check(entry)
+    if end != following:
+        raise UnreadableError(f"record {entry.name}: does not end where the next begins. It is damaged or forged")
+    return record.offset
 
 
 def _find_directory(source: Source) -> tuple[int, int, int]:
@@ -299,7 +324,8 @@ class _LocalHeaders:
             raise self.differing(entry, "checksum")
         if later:
             end += self.descriptor(entry, end)
-        return Record(entry.name, offset, entry.packed, entry.nbytes, entry.crc32, method == _DEFLATED), end
+        deflated = method == _DEFLATED
+        return Record(entry.name, offset, entry.packed, entry.nbytes, entry.crc32, deflated, self.source), end
 
     def descriptor(self, entry: _Entry, at: int) -> int:
         """The length of the data descriptor at `at`: with or without its signature, 4 or 8 bytes a size."""
