@@ -58,8 +58,12 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     """
     checkpoint = read_archive(directory, root, nested, limits)
     classes = _Classes(directory, root)
-    tree, packed = _as_modules(checkpoint.root, classes)
-    constants, globals_ = _constants(directory, root, nested, limits)
+    tree, states = _as_modules(checkpoint.root, classes)
+    values, globals_ = _constants(directory, root, nested, limits)
+    constants = Dict([(name, value) for name, value in values if type(value) in _TENSORS])
+    # optimize_for_mobile makes what it packed a constant.
+    states += [(((), f"CONSTANTS.{name}"), value.state) for name, value in values if _is_packed(value)]
+    packed = Dict(list(_with_tensors(states)))
     warnings = [_UNSAID] if classes.unsaid else []
     name = tree.type_name if type(tree) is Object else ""
     if name.startswith("__torch__.") and classes.get(name) is None:
@@ -83,16 +87,17 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     )
 
 
-def _constants(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> tuple[Dict, tuple[Global, ...]]:
-    """The tensors among the constants, under the names that the code has for them (``CONSTANTS.c0``)."""
+def _constants(
+    directory: ZipDirectory, root: str, nested: Nested, limits: Limits
+) -> tuple[list[tuple[str, Value]], tuple[Global, ...]]:
+    """The constants of the code, under the names that it has for them (``CONSTANTS.c0``)."""
     record = f"{root}constants.pkl"
     if record not in directory.records:
-        return Dict(), ()
+        return [], ()
     storages = ArchiveStorages(directory, root, folder="constants/")
     tree, _, pickled = read_pickle(directory, record, storages.load, nested, limits)
     values = tree if type(tree) is list else []
-    named = [(f"c{number}", value) for number, value in enumerate(values)]
-    return Dict([(name, value) for name, value in named if type(value) in _TENSORS]), pickled.globals
+    return [(f"c{number}", value) for number, value in enumerate(values)], pickled.globals
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,12 @@ class _Classes:
         return found
 
 
-def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
+def _is_packed(value: Value) -> bool:
+    """Whether a value is an object of a C++ class, whose state is what its ``__getstate__`` gave."""
+    return type(value) is Object and value.type_name.startswith(_PACKED) and value.state is not None
+
+
+def _as_modules(root: Value, classes: _Classes) -> tuple[Value, list[tuple[_Path, Value]]]:
     """The tree with every scripted module in the form in which eager ones are pickled, and what modules packed.
 
     So the rule for state dicts stays in one place. A module is made once, however often it is
@@ -158,7 +168,7 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
             if type(value.state) is not Dict or not is_module:
                 made[id(value)] = value
                 # A module with a ``__getstate__`` of its own has what that gave; operators pack their weights so.
-                if (is_module or value.type_name.startswith(_PACKED)) and value.state is not None:
+                if _is_packed(value) or (is_module and value.state is not None):
                     packed.append((path, value.state))
                 return value
             assert known is not None
@@ -190,7 +200,7 @@ def _as_modules(root: Value, classes: _Classes) -> tuple[Value, Dict]:
             ("_buffers", Dict([(name, own.get(name)) for name in buffers])),
             ("_modules", Dict(children)),
         ]
-    return result, Dict(list(_with_tensors(packed)))
+    return result, packed
 
 
 def _with_tensors(packed: list[tuple[_Path, Value]]) -> Iterator[tuple[str, Value]]:

@@ -210,6 +210,40 @@ def test_weights_packed_for_quantized_operators_are_named(tmp_path: Path) -> Non
     assert "conv, fc._packed_params._packed_params" in packed
 
 
+def test_what_optimize_for_mobile_packed_is_among_the_constants(tmp_path: Path) -> None:
+    """As torch 2.5 saved a Linear that it rewrote for XNNPACK, of which builds of today know nothing: the
+    constant is an object of a C++ class, its state a tuple with the weight and the bias."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mobile(tmp_path / "m.ptl")
+    with zipfile.ZipFile(tmp_path / "m.ptl") as file:
+        records = {name: file.read(name) for name in file.namelist() if "/code/" not in name and "/data/" not in name}
+
+    def tensor(key: bytes, shape: tuple[int, int]) -> bytes:
+        head = b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
+        head += b"X\t\0\0\0%bX\3\0\0\0cpuK%ctQK\0"
+        dims = b"(K%cK%ct(K%cK\1t" % (*shape, shape[1])
+        return head % (key, shape[0] * shape[1]) + dims + b"\x89ccollections\nOrderedDict\n)RtR"
+
+    state = b"(" + tensor(b"0.storage", (2, 3)) + tensor(b"1.storage", (1, 2)) + b"NNt"
+    linear = b"c__torch__.torch.classes.xnnpack\nLinearOpContext\n)\x81" + state + b"b"
+    records["m/constants.pkl"] = b"\x80\2(" + linear + b"t."
+    weight, bias = torch.arange(6.0).view(2, 3), torch.ones(1, 2)
+    records["m/constants/0.storage"] = raw(weight)
+    records["m/constants/1.storage"] = raw(bias)
+    records["m/data.pkl"] = b"\x80\2c__torch__\nNet\n)\x81}b."
+    records["m/code/__torch__.py"] = b"class Net(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+    with zipfile.ZipFile(tmp_path / "m.ptl", "w") as file:
+        for name, data in records.items():
+            file.writestr(name, data)
+    with pytest.raises(sdconvert.UnsupportedError, match=r"only weights packed .*--key packed"):
+        sdconvert.convert(tmp_path / "m.ptl")
+    sdconvert.convert(tmp_path / "m.ptl", key="packed")
+    found = load_file(tmp_path / "m.safetensors")
+    assert torch.equal(found["CONSTANTS.c0.0"], weight)
+    assert torch.equal(found["CONSTANTS.c0.1"], bias)
+
+
 def test_torch_1_3_did_not_say_which_tensors_are_buffers(tmp_path: Path) -> None:
     """Its classes, as libtorch 1.3.1 printed them, have no ``__buffers__``; that torch took every tensor for one."""
     with warnings.catch_warnings():
