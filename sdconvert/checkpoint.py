@@ -16,6 +16,7 @@ from .pickles.nodes import Global
 from .tensor import Storage, TensorRef
 
 __all__ = [
+    "Aside",
     "Candidate",
     "Checkpoint",
     "Dict",
@@ -110,6 +111,13 @@ class Encoding:
     parts: Mapping[str, str]
 
 
+class Aside(NamedTuple):
+    """A tree beside the state dict, and what it is, in words."""
+
+    root: Value
+    what: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A file, understood: a tree with `TensorRef` leaves.
@@ -117,7 +125,9 @@ class Checkpoint:
     `container` is the name of its format, `version` what the file says made it (or "").
     `kind` names what the whole is, where the container decides that (``torchscript``).
     `globals` are the names that its pickles mention, `sources` the author's source code of
-    classes where the file carries it, `warnings` what the reader noticed.
+    classes where the file carries it, `warnings` what the reader noticed. With `members`, `root` maps the
+    names of files in an archive to what each of them holds. `aside` is what is not in the state dict by the
+    container's own rules, such as constants, and is taken when a key names it.
     """
 
     container: str
@@ -128,6 +138,8 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    members: bool = False
+    aside: Mapping[str, Aside] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,8 +165,8 @@ class StateDict:
     """Names and tensors, in order, and what was decided on the way to them.
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
-    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``. `encoded` says which of the tensors
-    are parts of one that is not plain, by that one's name. `others` could have been meant too.
+    ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``, ``exported``. `encoded` says which of the
+    tensors are parts of one that is not plain, by that one's name. `others` could have been meant too.
     """
 
     tensors: Mapping[str, TensorRef]

@@ -7,6 +7,7 @@ could have been meant all go into the `StateDict`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
@@ -14,7 +15,7 @@ from .errors import ChoiceError, UnreadableError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
-from .search import WRAPPED, Census, Found, children, find, is_complete, is_training_state, walk
+from .search import WRAPPED, Census, Found, children, find, find_in_members, is_complete, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
@@ -29,6 +30,9 @@ def extract(
     ChoiceError when several fit, UnsupportedError when a tensor of it cannot be written,
     UnreadableError when there is none.
     """
+    if key is not None and key.partition(".")[0] in checkpoint.aside:
+        tree = Dict([(name, one.root) for name, one in checkpoint.aside.items()])
+        checkpoint = replace(checkpoint, root=tree, kind="", members=False, aside={})
     census = Census(checkpoint.root)
     extraction = _Extraction(checkpoint, census, limits)
     if key is not None:
@@ -44,7 +48,7 @@ def extract(
     tensors, skipped = extraction.sort_out(entries)
     if not tensors:
         where = f" at key {key!r}" if key is not None else ""
-        raise UnreadableError(f"there are no tensors{where or ' in it'}{_only_training(extraction)}")
+        raise _nothing(extraction, where or " in it")
     named, dropped = (names or Names()).apply(tensors)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
@@ -55,8 +59,8 @@ def extract(
     return StateDict(
         tensors=named,
         key="" if chosen.key == "." else chosen.key,
-        kind=checkpoint.kind or _kind(chosen),
-        skipped=(*skipped, *dropped, *extraction.beside(chosen)),
+        kind=checkpoint.kind or extraction.kind(chosen),
+        skipped=(*skipped, *dropped, *extraction.beside(chosen), *_aside(checkpoint)),
         warnings=(*checkpoint.warnings, *extraction.warnings, *_about_others(chosen, others)),
         others=tuple(extraction.candidate(other) for other in others),
         leftovers=extraction.leftovers(chosen),
@@ -70,9 +74,9 @@ def candidates(checkpoint: Checkpoint, *, limits: Limits = DEFAULT_LIMITS) -> li
 
 def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
     """The one candidate, and those that lost to it; ChoiceError when it takes a person to say."""
-    found = find(extraction.checkpoint.root, extraction.census)
+    found = extraction.find()
     if not found:
-        raise UnreadableError(f"there are no tensors in it{_only_training(extraction)}")
+        raise _nothing(extraction, " in it")
     if len(found) > 1:
         raw = [one for one in found if not one.is_averaged]
         averaged = [one for one in found if one.is_averaged]
@@ -92,6 +96,18 @@ def _hint(extraction: _Extraction) -> str:
     return ". There is " + ", ".join(c.key for c in options[:_SHOWN]) if options else ""
 
 
+def _nothing(extraction: _Extraction, where: str) -> UnreadableError | UnsupportedError:
+    """The error for a checkpoint without a state dict."""
+    for name, one in extraction.checkpoint.aside.items():
+        return UnsupportedError(f"there are no tensors{where}, only {one.what}. --key {name} takes them all the same")
+    return UnreadableError(f"there are no tensors{where}{_only_training(extraction)}")
+
+
+def _aside(checkpoint: Checkpoint) -> Iterator[Skipped]:
+    for name, one in checkpoint.aside.items():
+        yield Skipped(name, f"{one.what}; --key {name} takes them")
+
+
 def _only_training(extraction: _Extraction) -> str:
     root = extraction.checkpoint.root
     training = [n for n, c in children(root) if extraction.census.holds(c) and is_training_state(n, c)]
@@ -100,14 +116,6 @@ def _only_training(extraction: _Extraction) -> str:
     modules = sorted({name.module.partition(".")[0] for name in extraction.checkpoint.globals})
     known = [name for name in modules if name in ("sklearn", "xgboost", "lightgbm", "pandas", "keras", "tensorflow")]
     return f": it is an object of {known[0]}, not of torch" if known else ""
-
-
-def _kind(chosen: Found) -> str:
-    if is_module(chosen.node):
-        return "module"
-    if type(chosen.node) is TensorRef:
-        return "tensor"
-    return "wrapped" if chosen.path else "state_dict"
 
 
 def _about_others(chosen: Found, others: list[Found]) -> Iterator[str]:
@@ -154,7 +162,7 @@ class _Extraction:
         """What there is to choose from; `found` if it is known already."""
         listed: list[Candidate] = []
         left = _COUNTED  # Candidates may share what is in them.
-        for one in (find(self.checkpoint.root, self.census) if found is None else found)[:_LISTED]:
+        for one in (self.find() if found is None else found)[:_LISTED]:
             listed.append(self.candidate(one))
             left -= listed[-1].tensors
             if left < 0:
@@ -164,7 +172,20 @@ class _Extraction:
     def candidate(self, found: Found) -> Candidate:
         tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
         nbytes = sum(tensor.nbytes for tensor in tensors if type(tensor) is TensorRef)
-        return Candidate(found.key, len(tensors), nbytes, _kind(found))
+        return Candidate(found.key, len(tensors), nbytes, self.kind(found))
+
+    def find(self) -> list[Found]:
+        """The state dicts that there are, best first."""
+        search = find_in_members if self.checkpoint.members else find
+        return search(self.checkpoint.root, self.census)
+
+    def kind(self, found: Found) -> str:
+        """The kind of state dict that was found."""
+        if is_module(found.node):
+            return "module"
+        if type(found.node) is TensorRef:
+            return "tensor"
+        return "wrapped" if len(found.path) > self.checkpoint.members else "state_dict"
 
     def names(self, found: Found) -> set[str]:
         """The tensors' names without what wrappers put before them."""

@@ -17,6 +17,7 @@ from .source import SliceSource, Source, read
 
 _IN_MEMORY = 4 << 20
 _STEP = 256 << 10
+_PEEK = 512
 
 
 class Scratch:
@@ -111,12 +112,26 @@ class InflatedSource:
             raise UnreadableError(f"{self.name}: byte {offset + len(buffer)} is beyond its {self.nbytes} bytes")
         with self._lock:
             if self._at is None:
+                if offset + len(buffer) <= _PEEK:  # To tell what it is, all of it need not be unpacked.
+                    head = self._head()
+                    if offset + len(buffer) <= len(head):
+                        buffer[:] = head[offset : offset + len(buffer)]
+                        return
                 at = self._scratch.allocate(self.nbytes)
                 count = self._unpack(at, self.nbytes)
                 if count != self.nbytes:
                     raise UnreadableError(f"{self.name}: unpacks to {count} bytes, {self.nbytes} were announced")
                 self._at = at
         self._scratch.readinto(self._at + offset, buffer)
+
+    def _head(self) -> bytes:
+        """The first bytes, without those after them, nor a check of anything; empty when the stream is damaged."""
+        try:
+            return zlib.decompressobj(self._wbits).decompress(
+                read(self.packed, 0, min(_STEP, self.packed.nbytes)), _PEEK
+            )
+        except zlib.error:
+            return b""
 
     def _unpack(self, at: int, most: int) -> int:
         """Unpack everything to the place `at`; how many bytes it was."""
@@ -143,6 +158,14 @@ def credit(source: Source) -> int:
         return credit(source.base)
     if isinstance(source, InflatedSource):
         return (2 << 20) + 12 * source.packed.nbytes
+    return source.nbytes
+
+
+def packed_bytes(source: Source) -> int:
+    """How many bytes there really are below `source`, however often they are unpacked: what it may unpack to is
+    in proportion to them, so that compressed data inside compressed data does not multiply."""
+    while isinstance(source, InflatedSource | SliceSource):
+        source = source.packed if isinstance(source, InflatedSource) else source.base
     return source.nbytes
 
 

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from . import formats, remote
+from . import chain, formats, remote
+from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
-from .errors import within
+from .errors import UnreadableError, within
 from .extract import candidates, extract
 from .folder import LocalFolder
 from .limits import DEFAULT_LIMITS, Limits
@@ -70,10 +71,12 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
 
     UnreadableError or UnsupportedError says what it is instead, and what to do.
     """
-    origin = _locate(os.fspath(source))
+    origin = _locate(os.fspath(source), limits)
     try:
         with within(origin.name):
-            if isinstance(origin, FileSource | remote.RemoteSource):
+            if isinstance(origin, MemberSource):
+                checkpoint = formats.read(origin.source, limits=limits)
+            elif isinstance(origin, FileSource | remote.RemoteSource):
                 checkpoint = formats.read(origin, limits=limits)
             else:
                 checkpoint = formats.read_folder(origin, limits=limits)
@@ -83,7 +86,18 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
         raise
 
 
-def _locate(source: str) -> FileSource | remote.RemoteSource | Folder:
+def _locate(source: str, limits: Limits) -> FileSource | MemberSource | remote.RemoteSource | Folder:
+    chained = chain.parse(source)
+    if chained is not None:
+        links, archive = chained
+        base = _locate(archive, limits)
+        try:
+            if not isinstance(base, FileSource | remote.RemoteSource):
+                raise UnreadableError(f"{archive}: is a directory, not an archive")
+            return MemberSource(source, base, links, limits)
+        except BaseException:
+            base.close()
+            raise
     if remote.is_url(source):
         return remote.open_url(source)
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.

@@ -14,7 +14,12 @@ from .pickles.known import is_dangerous, is_known
 from .plan import Plan
 
 _SHOWN = 8
-_KINDS = {"module": "a whole pickled model", "tensor": "a single tensor", "torchscript": "a TorchScript model"}
+_KINDS = {
+    "module": "a whole pickled model",
+    "tensor": "a single tensor",
+    "torchscript": "a TorchScript model",
+    "exported": "a program of torch.export",
+}
 
 
 @dataclass(frozen=True)

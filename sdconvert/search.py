@@ -207,7 +207,11 @@ def _has_dotted_names(node: Value, census: Census) -> bool:
 
 def find(root: Value, census: Census) -> list[Found]:
     """The candidates of the best rank that `root` has, in the order of the file; several loose ones are one."""
-    best = _best(_Search(census).below(root, (), frozenset()))
+    return _find(root, _Search(census))
+
+
+def _find(root: Value, search: _Search) -> list[Found]:
+    best = _best(search.below(root, (), frozenset()))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
     if best and best[0].rank == WRAPPED:  # A model among the hyper-parameters is not the one that was trained.
@@ -217,6 +221,20 @@ def find(root: Value, census: Census) -> list[Found]:
     for found in best:
         unique.setdefault(id(found.node), found)
     return list(unique.values())
+
+
+def find_in_members(root: Value, census: Census) -> list[Found]:
+    """The candidates in a dict of files, each of which is a checkpoint of its own: never taken together."""
+    search = _Search(census)
+    found = [
+        Found((name, *one.path), one.node, one.rank)
+        for name, child in children(root)
+        if census.holds(child) and not is_training_state(name, child)
+        for one in _find(child, search)
+    ]
+    # A wrapper's name tells what is the model in its own file; it makes no file better than another.
+    best = max((min(one.rank, COMPLETE) for one in found), default=LOOSE)
+    return [one for one in found if min(one.rank, COMPLETE) == best]
 
 
 class _Search:

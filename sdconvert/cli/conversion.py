@@ -15,7 +15,7 @@ from ..progress import no_bar, terminal_bar
 
 def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     """The arguments of a conversion whose output ends like `ending`."""
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint file")
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a file, or zip://NAME::ARCHIVE")
     parser.add_argument(
         "output", metavar="OUTPUT", nargs="?", help=f"the file to write (default: SOURCE ending in {ending})"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError
@@ -30,19 +30,33 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     if depth > limits.nesting:
         raise UnreadableError(f"it has more than {limits.nesting} containers inside each other. It is hostile")
     head = read_bytes(source, 0, min(_HEAD, source.nbytes))
-    for container in FORMATS:
-        if head and container.sniff(head, source):
-            return container.read(source, _nested(limits, depth), limits)
-    raise foreign.named(head, source.nbytes)
+    container = _container(head, source)
+    if container is None:
+        raise foreign.named(head, source.nbytes)
+    return container.read(source, Inside(limits, depth + 1), limits)
 
 
 def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
     for layout in DIRECTORIES:
         if layout.sniff(folder):
-            return layout.read(folder, _nested(limits, 0), limits)
+            return layout.read(folder, Inside(limits, 1), limits)
     raise foreign.named_directory(folder)
 
 
-def _nested(limits: Limits, depth: int) -> Callable[[Source], Checkpoint]:
-    return lambda inner: read(inner, limits=limits, depth=depth + 1)
+def _container(head: bytes, source: Source) -> Format | None:
+    return next((container for container in FORMATS if head and container.sniff(head, source)), None)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Reads what lies inside something else, `depth` levels down."""
+
+    limits: Limits
+    depth: int
+
+    def __call__(self, source: Source) -> Checkpoint:
+        return read(source, limits=self.limits, depth=self.depth)
+
+    def knows(self, source: Source) -> bool:
+        return _container(read_bytes(source, 0, min(_HEAD, source.nbytes)), source) is not None

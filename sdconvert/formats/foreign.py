@@ -28,6 +28,7 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "is a program or library"),
     (0, b"#!", "is a script"),
     (4, b"TFL3", "is a TensorFlow Lite model"),
+    (4, b"PTMF", "is a TorchScript file of PyTorch Mobile in flatbuffers. Save it without _use_flatbuffer"),
     (0, b"PYTORCH1", "was saved by a pre-release of torch that no version reads"),
     (0, b"\x06\x00\x00\x00", "is a CTranslate2 model"),
     (0, b"\x08\x03", "looks like an ONNX or protobuf file, not a torch checkpoint"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError, within
-from ..inflated import InflatedSource, Scratch
+from ..inflated import InflatedSource, Scratch, packed_bytes
 from ..limits import Limits
 from ..source import Source
 from ..source import read as read_bytes
@@ -20,10 +20,16 @@ def sniff(head: bytes, source: Source) -> bool:
 
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
-    most = min(limits.inflate_bytes, limits.inflate_ratio * source.nbytes)
-    inner = InflatedSource(source, Scratch(), wbits=31, nbytes=None, most=most, name="gzip stream")
-    if sniff(read_bytes(inner, 0, min(3, inner.nbytes)), inner):
-        raise UnreadableError("it is gzip inside gzip, which only a bomb needs. Unpack it once first")
+    inner = gunzipped(source, limits)
     with within("gzip stream"):
         checkpoint = nested(inner)
     return replace(checkpoint, container=f"{NAME}+{checkpoint.container}")
+
+
+def gunzipped(source: Source, limits: Limits) -> Source:
+    """What a gzip stream unpacks to. UnreadableError when that is another one, or it is damaged."""
+    most = min(limits.inflate_bytes, limits.inflate_ratio * packed_bytes(source))
+    inner = InflatedSource(source, Scratch(), wbits=31, nbytes=None, most=most, name="gzip stream")
+    if sniff(read_bytes(inner, 0, min(3, inner.nbytes)), inner):
+        raise UnreadableError("it is gzip inside gzip, which only a bomb needs. Unpack it once first")
+    return inner

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Protocol
 
 from ..checkpoint import Checkpoint
 from ..limits import Limits
 from ..source import Folder, Source
+from .zipdir import ZipDirectory
 
-Nested = Callable[[Source], Checkpoint]
-"""Reads a checkpoint inside a checkpoint. Handed down, so that no format imports another."""
+
+class Nested(Protocol):
+    """Reads a checkpoint inside a checkpoint. Handed down, so that no format imports another."""
+
+    def __call__(self, source: Source) -> Checkpoint:
+        """What `source` holds; the errors are those of `formats.read`."""
+
+    def knows(self, source: Source) -> bool:
+        """Whether the content of `source` is some container's."""
 
 
 class Format(Protocol):
@@ -22,6 +30,18 @@ class Format(Protocol):
         """Whether the content is this container's; `head` is its first bytes (at most 512)."""
 
     def read(self, source: Source, nested: Nested, limits: Limits) -> Checkpoint:
+        """The checkpoint in it. UnreadableError or UnsupportedError if there is none to be had."""
+
+
+class ZipFormat(Protocol):
+    """A kind of zip archive. One module of this package each; `torch_zip` knows them all."""
+
+    NAME: str
+
+    def root_of(self, names: Collection[str]) -> str | None:
+        """The folder that it lies in, with its slash, "" for none; None when an archive of these names is not one."""
+
+    def read(self, directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
         """The checkpoint in it. UnreadableError or UnsupportedError if there is none to be had."""
 
 

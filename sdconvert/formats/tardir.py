@@ -37,7 +37,7 @@ def read_members(source: Source) -> dict[str, Source]:
             return files
         if not is_header(block):
             raise UnreadableError(f"its tar header at byte {at} is damaged")
-        size = _octal(block[124:136], at)
+        size = _size(block[124:136], at)
         kind = block[156:157]
         if kind in (b"x", b"g", b"L", b"K"):
             said = _about_next(source, at + _BLOCK, size, kind)
@@ -61,6 +61,13 @@ def read_members(source: Source) -> dict[str, Source]:
 
 def _is_octal(field: bytes) -> bool:
     return bool(field) and not field.strip(b"01234567")
+
+
+def _size(field: bytes, at: int) -> int:
+    """Octal, or where 8 GiB are too many for that, base 256 after a byte of 0x80 (GNU tar)."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    return _octal(field, at)
 
 
 def _octal(field: bytes, at: int) -> int:

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint, Value
 from ..errors import UnreadableError, within
 from ..limits import Limits
-from ..pickles.machine import run
+from ..pickles.machine import Pickled, run
 from ..pickles.nodes import Node
 from ..pickles.rebuild import resolve
+from ..pickles.resolver import LoadStorage
 from ..source import SliceSource
+from ..source import read as read_bytes
 from ..tensor import Storage
 from .protocol import Nested
 from .storages import parse_storage_id
 from .zipdir import ZipDirectory
 
 _STEP = 1 << 18
+_ZIP = b"PK\x03\x04"
 
 
 def read_archive(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
     """The object in ``data.pkl`` below the folder `root` (with its slash)."""
-    pickle = directory.storage(f"{root}data.pkl")
     warnings = []
     if not directory.checksums:
         warnings.append("the file has no checksums (CRC 0 everywhere), so its bytes could not be checked against them")
     storages = ArchiveStorages(directory, root)
-    with within("data.pkl"):
-        check_crc(pickle)
-        span = SliceSource(pickle.source, pickle.offset, pickle.nbytes, "data.pkl")
-        pickled = run(span, limits=limits)
-        if pickled.end != span.nbytes:
-            raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
-        tree, sources = resolve(pickled.root, storages.load, lambda inner: nested(inner).root)
+    tree, sources, pickled = read_pickle(directory, f"{root}data.pkl", storages.load, nested, limits)
     return Checkpoint("torch-zip", tree, pickled.globals, _made_by(directory, root), tuple(warnings), sources=sources)
 
 
@@ -56,6 +53,22 @@ def _made_by(directory: ZipDirectory, root: str) -> str:
     return f"torch 1.6 to 2.0{rest}"
 
 
+def read_pickle(
+    directory: ZipDirectory, record: str, load: LoadStorage, nested: Nested, limits: Limits
+) -> tuple[Value, Mapping[str, str], Pickled]:
+    """The object in a record, the source texts of classes that it carries, and the pickle itself."""
+    storage = directory.storage(record)
+    name = record.partition("/")[2] or record
+    with within(name):
+        check_crc(storage)
+        span = SliceSource(storage.source, storage.offset, storage.nbytes, name)
+        pickled = run(span, limits=limits)
+        if pickled.end != span.nbytes:
+            raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
+        tree, sources = resolve(pickled.root, load, lambda inner: nested(inner).root)
+    return tree, sources, pickled
+
+
 def check_crc(storage: Storage) -> None:
     """UnreadableError if the bytes are not those that the checksum was made of."""
     if storage.crc32 is None:
@@ -71,15 +84,28 @@ def check_crc(storage: Storage) -> None:
         raise UnreadableError(f"checksum {crc:08x}, expected {storage.crc32:08x}. The file is damaged")
 
 
+def check_nested(storage: Storage) -> None:
+    """`check_crc` of a checkpoint inside an archive, unless it is a zip: that has checksums of its own, which are
+    checked while its weights are copied, so that its bytes are not read twice. What is deflated is checked while it
+    is unpacked."""
+    if storage.crc32 is not None and read_bytes(storage.source, storage.offset, min(4, storage.nbytes)) != _ZIP:
+        check_crc(storage)
+
+
+def byte_order(directory: ZipDirectory, root: str) -> str:
+    """``little`` or ``big``, as the archive says; little when it does not. UnreadableError for anything else."""
+    order = directory.text(f"{root}byteorder") if f"{root}byteorder" in directory.records else "little"
+    if order not in ("little", "big"):
+        raise UnreadableError(f"byteorder: it is {order!r}, neither little nor big. The file is damaged")
+    return order
+
+
 class ArchiveStorages:
     """Storages by key, made on first use and the same object ever after."""
 
-    def __init__(self, directory: ZipDirectory, root: str) -> None:
-        self.directory, self.prefix = directory, f"{root}data/"
-        order = directory.text(f"{root}byteorder") if f"{root}byteorder" in directory.records else "little"
-        if order not in ("little", "big"):
-            raise UnreadableError(f"byteorder: it is {order!r}, neither little nor big. The file is damaged")
-        self.big_endian = order == "big"
+    def __init__(self, directory: ZipDirectory, root: str, *, folder: str = "data/", ending: str = "") -> None:
+        self.directory, self.prefix, self.ending = directory, f"{root}{folder}", ending
+        self.big_endian = byte_order(directory, root) == "big"
         self.known: dict[str, Storage] = {}
 
     def load(self, pid: Node) -> Value:
@@ -87,7 +113,7 @@ class ArchiveStorages:
         key = str(found.key)
         storage = self.known.get(key)
         if storage is None:
-            name = f"{self.prefix}{key}"
+            name = f"{self.prefix}{key}{self.ending}"
             if name not in self.directory.records:
                 raise UnreadableError(f"storage {key} is not in the archive. The file is damaged")
             storage = self.known[key] = self.directory.storage(name, big_endian=self.big_endian)

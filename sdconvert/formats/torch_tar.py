@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 
 from ..checkpoint import Checkpoint, TensorRef, TypedStorage, Value
-from ..errors import UnreadableError, UnsupportedError, within
+from ..errors import UnreadableError, within
 from ..limits import Limits
 from ..pickles.machine import run
 from ..pickles.nodes import Global, Node
@@ -22,6 +22,7 @@ from ..pickles.rebuild import resolve
 from ..source import Source
 from ..source import read as read_bytes
 from ..tensor import MAX_DIMENSIONS, Storage, strided
+from .archive import read_files
 from .protocol import Nested
 from .storages import parse_storage_id, storage_class
 from .tardir import is_header, read_members
@@ -35,11 +36,8 @@ def sniff(head: bytes, source: Source) -> bool:
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     files = read_members(source)
-    missing = [name for name in ("storages", "pickle") if name not in files]
-    if missing:
-        inside = sorted(name for name in files if not name.endswith("/"))
-        shown = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
-        raise UnsupportedError(f"it is a tar archive around other files ({shown}). Unpack it and convert one of them")
+    if "storages" not in files or "pickle" not in files:
+        return read_files("tar", files, nested)
     objects = _Objects(limits)
     with within("storages"):
         objects.read_storages(files["storages"])

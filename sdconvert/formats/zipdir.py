@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ..errors import UnreadableError, UnsupportedError
-from ..inflated import InflatedSource, Scratch, credit
+from ..inflated import InflatedSource, Scratch, credit, packed_bytes
 from ..late import LateSource
 from ..limits import Limits
 from ..source import SliceSource, Source, is_far, read
@@ -105,6 +105,7 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     records: dict[str, Record] = {}
     folded: set[str] = set()
     expected = 0
+    room = limits.inflate_ratio * packed_bytes(source)
     entries = sorted(_entries(read(source, start, end - start), count), key=lambda e: e.header)
     check = _LocalHeaders(source, start).check
     ends = [*(entry.header for entry in entries[1:]), start] if is_far(source) else []
@@ -115,6 +116,11 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
         record, expected = _unchecked(source, entry, ends[number]) if ends else check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
             raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+        room -= record.nbytes if record.deflated else 0
+        if room < 0:
+            raise UnreadableError(
+                f"record {entry.name}: compressed data inside compressed data multiplies beyond reason. It is a bomb"
+            )
         if record.name.casefold() in folded:
             raise UnreadableError(f"record {entry.name} is there twice. Readers differ in which one they take")
         folded.add(record.name.casefold())
@@ -154,8 +160,6 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
     _, disk, start_disk, count_here, count, size, start, comment = _EOCD.unpack_from(tail, at)
     if at + _EOCD.size + comment != len(tail):
         raise UnreadableError("bytes follow its zip directory. The file is damaged, or two were joined")
-    if tail.find(b"PK\x05\x06") != at:
-        raise UnreadableError("it has more than one end of a zip directory. It is damaged or forged")
     end = source.nbytes - tail_size + at
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == b"PK\x06\x07":
         _, record_disk, record_at, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
@@ -179,7 +183,22 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
         raise UnreadableError("it is one part of a zip archive in several files. Join the parts first")
     if start + size != end:
         raise UnreadableError("its zip directory is not where it says. The file is damaged or bytes were put before it")
+    _check_only_end(tail[:at], start - (source.nbytes - tail_size), len(tail))
     return count, start, end
+
+
+def _check_only_end(tail: bytes, start: int, end: int) -> None:
+    """UnreadableError if `tail`, what is before the end of the directory, has another that a reader could take.
+
+    A zip inside a record has one too: below `start`, where the directory begins, and not with a comment
+    that reaches to the `end` of the file. Readers look for the last one, which ends the file.
+    """
+    at = tail.find(b"PK\x05\x06")
+    while at >= 0:
+        comment = int.from_bytes(tail[at + _EOCD.size - 2 : at + _EOCD.size], "little")
+        if at + _EOCD.size > start or at + _EOCD.size + comment == end:
+            raise UnreadableError("it has more than one end of a zip directory. It is damaged or forged")
+        at = tail.find(b"PK\x05\x06", at + 1)
 
 
 class _Entry(NamedTuple):

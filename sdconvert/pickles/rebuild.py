@@ -185,6 +185,7 @@ REBUILD: Mapping[str, Rebuild] = {
     "_codecs.encode": _bytes,
     "builtins.bytes": _bytes,
     "torch.fx.graph_module.reduce_graph_module": _graph_module,
+    "torch.fx.graph_module.reduce_package_graph_module": _graph_module,
     "torch._dynamo.eval_frame.OptimizedModule": _optimized_module,
     **{f"torch.{name}": _old_tensor for name in BY_TENSOR_TYPE},
     **{f"torch.cuda.{name}": _old_tensor for name in BY_TENSOR_TYPE},

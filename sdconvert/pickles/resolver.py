@@ -35,6 +35,7 @@ class Resolver:
         self.inner: dict[int, Value] = {}
         self.byte_storages: dict[tuple[int, bool], Storage] = {}
         self.sources: dict[str, str] = {}
+        self.packaged: dict[int, Value] = {}
         self.depth = 0
 
     def resolve(self, root: Node) -> Value:
@@ -111,6 +112,14 @@ class Resolver:
             if type(pid[1]) is Global and type(pid[3]) is str:
                 self.sources[pid[1].full] = pid[3]
             return pid[1] if type(pid[1]) is Global else None
+        if (
+            type(pid) is tuple and len(pid) == 4 and pid[0] == "reduce_package"
+        ):  # Of torch.package: (id, call, arguments)
+            if type(pid[1]) is not int or type(pid[3]) is not tuple:
+                raise UnreadableError("an object of a package is not numbered, or not made by a call. It is damaged")
+            if pid[1] not in self.packaged:
+                self.packaged[pid[1]] = self.call(Call(pid[2], pid[3]))
+            return self.packaged[pid[1]]
         return self.load(pid)
 
     def call(self, call: Call) -> Value:

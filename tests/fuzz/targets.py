@@ -51,7 +51,7 @@ def _container(module: formats.Format) -> Target:
         source = MemorySource(data)
         try:
             if data and module.sniff(data[:512], source):
-                checkpoint = module.read(source, lambda inner: formats.read(inner, limits=LIMITS, depth=1), LIMITS)
+                checkpoint = module.read(source, formats.Inside(LIMITS, depth=1), LIMITS)
                 _through(checkpoint)
         except SdconvertError as error:
             _is_fine(error)
