@@ -132,25 +132,31 @@ def convert(
             plan = make_plan(weights, dtype=_cast_dtype(dtype), limits=limits)
             layout = writer.lay_out(plan, {**opened.checkpoint.metadata, **(metadata or {})})
         outputs: list[Output] = []
+
+        def finish() -> Report:
+            return Report.of(
+                str(opened.path),
+                opened.source.nbytes,
+                opened.checkpoint,
+                weights,
+                plan,
+                outputs=tuple(outputs),
+                verified=verify and not dry_run,
+                seconds=time.perf_counter() - began,
+            )
+
         if not dry_run:
             with ExitStack() as stack:
                 files = [_weights(stack, opened, layout, target, overwrite, verify, threads, progress)]
                 if extras_path is not None:
                     files.append(_extras(stack, extras_path, overwrite, weights))
+                outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
                 with within(str(opened.path)):
                     opened.source.check_unchanged()
-                publish(files)
-                outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
-        return Report.of(
-            str(opened.path),
-            opened.source.nbytes,
-            opened.checkpoint,
-            weights,
-            plan,
-            outputs=tuple(outputs),
-            verified=verify and not dry_run,
-            seconds=time.perf_counter() - began,
-        )
+                report = finish()
+                publish(files)  # Last: whatever fails before has left nothing.
+                return report
+        return finish()
 
 
 def _weights(
