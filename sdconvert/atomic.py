@@ -36,6 +36,7 @@ class NewFile:
         try:
             self.fd = self._open()
         except BaseException:
+            self._unlink_temporary()
             os.close(self.directory)
             raise
         with suppress(OSError):  # Where locks do not work, nothing abandoned is found either.
@@ -80,9 +81,8 @@ class NewFile:
     def publish(self) -> None:
         """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
         if self.temporary is None and self.overwrite:
-            hidden = self._hidden_name()
-            self._link(f"/proc/self/fd/{self.fd}", hidden)
-            self.temporary = hidden
+            self.temporary = self._hidden_name()  # Before it is there: an interrupt may come right after.
+            self._link(f"/proc/self/fd/{self.fd}", self.temporary)
         if self.overwrite:
             assert self.temporary is not None
             os.rename(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
@@ -105,20 +105,33 @@ class NewFile:
 
     def withdraw(self) -> None:
         """Take the name back after `publish`; what an overwritten file held is gone all the same."""
-        if not self.overwrite:
+        if not self.overwrite and self.is_published():
             os.unlink(self.path.name, dir_fd=self.directory)
+
+    def is_published(self) -> bool:
+        """Whether the file has its name. Asked of the disk: an interrupt may come before it could be noted here."""
+        try:
+            found = os.stat(self.path.name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        own = os.fstat(self.fd)
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def close(self) -> None:
         """Let go; what was not published is gone."""
         with suppress(OSError):
             os.close(self.fd)
+        self._unlink_temporary()
+        with suppress(OSError):
+            os.close(self.directory)
+
+    def _unlink_temporary(self) -> None:
         for _ in range(2):  # A disk in trouble may let go at the second try; a third would not be better.
             if self.temporary is not None:
                 with suppress(OSError):
-                    os.unlink(self.temporary, dir_fd=self.directory)
+                    with suppress(FileNotFoundError):
+                        os.unlink(self.temporary, dir_fd=self.directory)
                     self.temporary = None
-        with suppress(OSError):
-            os.close(self.directory)
 
 
 @contextmanager
@@ -148,8 +161,8 @@ def publish(files: list[NewFile]) -> None:
     done: list[NewFile] = []
     try:
         for file in reversed(files):
+            done.append(file)  # Before it is: an interrupt may come right after.
             file.publish()
-            done.append(file)
     except BaseException:
         for file in done:
             with suppress(OSError):

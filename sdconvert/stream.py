@@ -30,6 +30,7 @@ _TILE = 16 << 20  # Gathered tensors are cut into larger units: the rows of a tr
 # are the ones that a virtual machine has to fetch from its host first.
 _WRITE = 128 << 10
 _FEW = 4  # Parts of a unit whose checksums are joined.
+_MOST_THREADS = 64  # Each has a buffer of its own.
 _ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
 
 Progress = Callable[[int], None]
@@ -309,6 +310,7 @@ def in_threads(
 
     if threads is None:
         threads = 1 if nbytes < _ALONE else min(4, (os.cpu_count() or 1) + 1)
+    threads = min(threads, _MOST_THREADS, nbytes // CHUNK + 1)
     if threads <= 1:
         loop()
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from .errors import printable, within
 from .gather import fill
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
+from .plan import check_cost
 from .progress import Bar, no_bar
 from .report import human
 from .stream import CHUNK, in_threads
@@ -113,6 +114,10 @@ def verify(
     with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
         ours, theirs = one.extract(key, names), other.state_dict
         differences, same = _compare_headers(ours, theirs)
+        with within(str(one.path)):
+            _check_cost(((name, tensor) for name, tensor, _ in same), limits)
+        with within(str(other.path)):
+            _check_cost(((name, tensor) for name, _, tensor in same), limits)
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
         def work(piece: _Piece, buffer: memoryview, scratch: memoryview) -> int:
@@ -169,6 +174,13 @@ def _compare_headers(
     return differences, [(name, *pair) for pair, name in same.items()]
 
 
+def _check_cost(named: Iterable[tuple[str, TensorRef]], limits: Limits) -> None:
+    """UnreadableError when reading these tensors, the same ones once, would cost far more than their storages are."""
+    once = {tensor: name for name, tensor in named}
+    tensors = {name: tensor for tensor, name in once.items()}
+    check_cost(tensors, sum(tensor.nbytes for tensor in once), limits)
+
+
 def _pieces(same: list[tuple[str, TensorRef, TensorRef]]) -> Iterator[_Piece]:
     for name, first, second in same:
         step = _HALF // first.dtype.itemsize
@@ -214,6 +226,8 @@ def digest(
     """
     with open_checkpoint(source, limits=limits) as opened:
         weights = opened.extract(key, names)
+        with within(str(opened.path)):
+            _check_cost(weights.tensors.items(), limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rename a tensor of A, or all below a prefix that ends with a dot (repeatable)",
     )
     parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
+    conversion.add_limits(parser)
     parser.set_defaults(usage=parser.error)
 
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 key=args.key if path == args.first else None,
                 names=names if path == args.first else None,
                 threads=args.threads,
+                limits=conversion.limits(args),
                 progress=bar,
             )
             for path in files
@@ -63,7 +65,15 @@ def run(args: argparse.Namespace) -> int:
         return 0 if len(set(digests.values())) == 1 else 1
     if args.second is None:
         args.usage("B is needed, unless --digest is given")
-    outcome = verify(args.first, args.second, key=args.key, names=names, threads=args.threads, progress=bar)
+    outcome = verify(
+        args.first,
+        args.second,
+        key=args.key,
+        names=names,
+        threads=args.threads,
+        limits=conversion.limits(args),
+        progress=bar,
+    )
     if args.json:
         print(json.dumps(outcome.to_json()))
     elif not args.quiet:
