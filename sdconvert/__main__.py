@@ -1,6 +1,10 @@
 """``python -m sdconvert``, and the command ``sdconvert``."""
 
+from __future__ import annotations
+
 import signal
+import sys
+from types import FrameType
 
 
 def main() -> int:
@@ -10,10 +14,16 @@ def main() -> int:
 
         code = run()
     except KeyboardInterrupt:
+        print("sdconvert: interrupted", file=sys.stderr)
         code = 130
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for handler in (_nothing, signal.SIG_IGN):  # The first takes what is there already; the second outlives Python.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, handler)
     return code
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 if __name__ == "__main__":

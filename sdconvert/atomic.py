@@ -33,6 +33,7 @@ class NewFile:
         self.path, self.overwrite = path, overwrite
         self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.temporary: str | None = None
+        self.replaced = False
         try:
             self.fd = self._open()
         except BaseException:
@@ -80,19 +81,22 @@ class NewFile:
 
     def publish(self) -> None:
         """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
-        if self.temporary is None and self.overwrite:
-            self.temporary = self._hidden_name()  # Before it is there: an interrupt may come right after.
-            self._link(f"/proc/self/fd/{self.fd}", self.temporary)
-        if self.overwrite:
-            assert self.temporary is not None
+        nameless = f"/proc/self/fd/{self.fd}"
+        try:
+            self._link(self.temporary or nameless, self.path.name)
+        except FileExistsError:
+            if not self.overwrite:
+                raise
+            if self.temporary is None:
+                self.temporary = self._hidden_name()  # Before it is there: an interrupt may come right after.
+                self._link(nameless, self.temporary)
+            self.replaced = True
             os.rename(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             self.temporary = None
-        else:
-            self._link(self.temporary or f"/proc/self/fd/{self.fd}", self.path.name)
         try:
             os.fsync(self.directory)
         except OSError as error:
-            if not self.overwrite:
+            if not self.replaced:
                 self.withdraw()
                 raise
             raise OutputError(
@@ -104,8 +108,8 @@ class NewFile:
         os.link(source, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def withdraw(self) -> None:
-        """Take the name back after `publish`; what an overwritten file held is gone all the same."""
-        if not self.overwrite and self.is_published():
+        """Take the name back after `publish`; a file that was replaced stays, as what was there before is gone."""
+        if not self.replaced and self.is_published():
             os.unlink(self.path.name, dir_fd=self.directory)
 
     def is_published(self) -> bool:
@@ -119,11 +123,14 @@ class NewFile:
 
     def close(self) -> None:
         """Let go; what was not published is gone."""
-        with suppress(OSError):
-            os.close(self.fd)
-        self._unlink_temporary()
-        with suppress(OSError):
-            os.close(self.directory)
+        try:
+            with suppress(OSError):
+                os.close(self.fd)
+            self._unlink_temporary()
+        finally:  # An interrupt may have come.
+            self._unlink_temporary()
+            with suppress(OSError):
+                os.close(self.directory)
 
     def _unlink_temporary(self) -> None:
         for _ in range(2):  # A disk in trouble may let go at the second try; a third would not be better.

@@ -76,8 +76,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for other in _SIGNALS:  # One is enough: a second would interrupt the tidying up.
-        signal.signal(other, signal.SIG_IGN)
+        signal.signal(other, _ignore)
     raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is no race with a signal that is already there."""
 
 
 def _open_standard_streams() -> None:
