@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import resource
-import signal
 import struct
 import time
 import zlib
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
+
+from .holding import SECONDS, timed
 
 if TYPE_CHECKING:  # The package must not be imported before it is instrumented.
     from .targets import Target
@@ -83,7 +83,13 @@ def repaired(data: bytes) -> bytes:
 
 
 def fuzz(
-    target: Target, seeds: Sequence[bytes], *, seed: int, seconds: float = 1e9, runs: int = 1 << 62, slow: float = 5.0
+    target: Target,
+    seeds: Sequence[bytes],
+    *,
+    seed: int,
+    seconds: float = 1e9,
+    runs: int = 1 << 62,
+    slow: float = SECONDS,
 ) -> int:
     """How many inputs were tried; whatever the target raises goes through, with the input as a note.
 
@@ -91,29 +97,20 @@ def fuzz(
     make this process larger by 512 MB.
     """
     chance, done, until = random.Random(seed), 0, time.monotonic() + seconds
-    before, largest = signal.signal(signal.SIGVTALRM, _too_slow), _memory() + _MEMORY
-    try:
-        while done < runs and time.monotonic() < until:
-            data = mutated(seeds, chance)
-            signal.setitimer(signal.ITIMER_VIRTUAL, slow)
-            try:
-                target(data)
-                assert _memory() < largest, "too much memory"
-            except BaseException as error:
-                if not isinstance(error, KeyboardInterrupt):
-                    error.args = (*error.args, f"seed {seed}, input {done}: {data.hex()}")
-                raise
-            done += 1
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+    held, largest = timed(target, slow), _memory() + _MEMORY
+    while done < runs and time.monotonic() < until:
+        data = mutated(seeds, chance)
+        try:
+            held(data)
+            assert _memory() < largest, "too much memory"
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                error.args = (*error.args, f"seed {seed}, input {done}: {data.hex()}")
+            raise
+        done += 1
     return done
 
 
 def _memory() -> int:
     """The largest size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-def _too_slow(number: int, frame: FrameType | None) -> None:
-    raise AssertionError("too slow")

@@ -86,7 +86,7 @@ def complaints(case: Case, outcome: Outcome, directory: Path) -> list[str]:
         if not fine:
             wrong.append(what)
 
-    check(not outcome.killed, f"took more than {case.seconds} s")
+    check(not outcome.killed and outcome.seconds <= case.seconds, f"took more than {case.seconds} s")
     check(outcome.memory <= case.memory, f"took {outcome.memory >> 20} MB")
     check("Traceback" not in outcome.stderr + outcome.stdout, f"crashed: {outcome.stderr[-300:]}")
     check(not outcome.left, f"left {outcome.left}")
