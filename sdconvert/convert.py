@@ -177,7 +177,7 @@ def _weights(
         with progress("copying", nbytes) as update:
             copied = stream.copy(layout.placed, file.fd, nbytes=nbytes, threads=threads, progress=update)
         storages = [piece.storage for one in layout.placed for piece in one.entry.tensor.pieces]
-        stream.check_storages(copied, storages, threads=threads)
+        stream.check_storages(copied.read, storages, threads=threads)
     chunks += _write(file, layout.finish(copied.crcs))
     with syncing(file):
         if verify:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from .crc32 import combine
 from .errors import OutputError, SdconvertError, UnreadableError
 from .gather import SCRATCH, cast, fill
 from .plan import Entry
-from .tensor import Storage
+from .tensor import Storage, TensorRef
 
 _Item = TypeVar("_Item")
 
@@ -159,6 +159,14 @@ def _read(
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
         return None
+    return read_elements(tensor, start, out, scratch, read)
+
+
+def read_elements(
+    tensor: TensorRef, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]
+) -> int | None:
+    """Fill `out` with elements of a tensor from number `start` on. What was taken as it lies in a storage that has a
+    checksum goes into `read`, for `check_storages`; then the CRC-32 of `out` is what comes back."""
     if not fill(tensor, start, out, scratch):
         return None
     piece = tensor.pieces[0]
@@ -214,15 +222,17 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
         yield at, parts
 
 
-def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int | None) -> None:
+def check_storages(
+    known: Mapping[Storage, Sequence[Chunk]], storages: Iterable[Storage], *, threads: int | None
+) -> None:
     """UnreadableError if a storage's bytes are not those that the container's checksum was made of.
 
-    What was read for the output is not read again; what no tensor covers is.
+    What is `known`, because it was read for the output, is not read again; what no tensor covers is.
     """
 
     def work(storage: Storage, buffer: memoryview, scratch: memoryview) -> int:
         crc, at = 0, 0
-        for chunk in sorted(copied.read.get(storage, ())):
+        for chunk in sorted(known.get(storage, ())):
             if chunk.at >= at:  # Of overlapping views the first counts; gaps are read.
                 crc = _crc_range(storage, at, chunk.at, crc, buffer)
                 crc = combine(crc, chunk.crc32, chunk.nbytes)
@@ -237,7 +247,7 @@ def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int 
 
     def is_unchecked(storage: Storage) -> bool:
         """Most storages are one tensor, read in one piece."""
-        read = copied.read.get(storage, ())
+        read = known.get(storage, ())
         return storage.crc32 is not None and list(read) != [(0, storage.nbytes, storage.crc32)]
 
     rest = [storage for storage in dict.fromkeys(storages) if is_unchecked(storage)]

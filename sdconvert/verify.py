@@ -17,13 +17,13 @@ from .checkpoint import StateDict, TensorRef
 from .convert import PathLike
 from .convert import open as open_checkpoint
 from .errors import printable, within
-from .gather import fill
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
 from .plan import check_cost
 from .progress import Bar, no_bar
 from .report import human
-from .stream import CHUNK, in_threads
+from .stream import CHUNK, Chunk, check_storages, in_threads, read_elements
+from .tensor import Storage
 
 _SHOWN = 20
 _HALF = CHUNK // 2  # The buffer of a thread holds a piece of each side.
@@ -118,6 +118,7 @@ def verify(
             _check_cost(((name, tensor) for name, tensor, _ in same), limits)
         with within(str(other.path)):
             _check_cost(((name, tensor) for name, _, tensor in same), limits)
+        read: dict[Storage, list[Chunk]] = {}
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
         def work(piece: _Piece, buffer: memoryview, scratch: memoryview) -> int:
@@ -127,7 +128,7 @@ def verify(
             left, right = buffer[:nbytes], buffer[_HALF : _HALF + nbytes]
             for path, tensor, part in ((one.path, piece.first, left), (other.path, piece.second, right)):
                 with within(f"{path}: {piece.name}"):
-                    fill(tensor, piece.start, part, scratch)
+                    read_elements(tensor, piece.start, part, scratch, read)
             # bytes are compared by memcmp, memoryviews one by one.
             mine, yours = left.tobytes(), right.tobytes()
             if mine != yours:
@@ -138,8 +139,12 @@ def verify(
         total = sum(tensor.nbytes for _, tensor, _ in same)
         with progress("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
-        for source in (one.source, other.source):
+        for source, tensors in (
+            (one.source, [tensor for _, tensor, _ in same]),
+            (other.source, [tensor for _, _, tensor in same]),
+        ):
             with within(str(source.path)):
+                check_storages(read, _storages(tensors), threads=threads)
                 source.check_unchanged()
         by_name = {name: tensor for name, tensor, _ in same}
         for name, places in wrong.items():
@@ -172,6 +177,10 @@ def _compare_headers(
         if name not in ours.tensors:
             differences.append(Difference(name, "extra", "is only in the second file"))
     return differences, [(name, *pair) for pair, name in same.items()]
+
+
+def _storages(tensors: Iterable[TensorRef]) -> Iterator[Storage]:
+    return (piece.storage for tensor in tensors for piece in tensor.pieces)
 
 
 def _check_cost(named: Iterable[tuple[str, TensorRef]], limits: Limits) -> None:
@@ -230,13 +239,14 @@ def digest(
             _check_cost(weights.tensors.items(), limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
+        read: dict[Storage, list[Chunk]] = {}
 
         def work(tensor: TensorRef, buffer: memoryview, scratch: memoryview) -> int:
             state = hashlib.sha256()
             step = len(buffer) // tensor.dtype.itemsize
             for start in range(0, tensor.numel, step):
                 part = buffer[: min(step, tensor.numel - start) * tensor.dtype.itemsize]
-                fill(tensor, start, part, scratch)
+                read_elements(tensor, start, part, scratch, read)
                 state.update(part)
             found[tensor] = state.hexdigest()
             return tensor.nbytes
@@ -244,6 +254,7 @@ def digest(
         total = sum(tensor.nbytes for tensor in unique)
         with within(str(opened.path)), progress("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
+            check_storages(read, _storages(unique), threads=threads)
             opened.source.check_unchanged()
         whole = hashlib.sha256()
         for name in sorted(weights.tensors):

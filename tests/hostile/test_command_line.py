@@ -13,7 +13,7 @@ import pytest
 from ..test_faults import OUTPUT, ROOT
 from .case import SECONDS
 from .pickling import dict_of, tensor
-from .zips import torch_zip
+from .zips import FLOATS, torch_zip
 
 GOOD = torch_zip(dict_of(("w", tensor())))
 REPEATED = torch_zip(dict_of(("w", tensor((10**12,), (0,)))))
@@ -162,6 +162,19 @@ def test_the_flag_that_a_refusal_names_is_taken(place: Path) -> None:
     assert run(place, "verify", "--digest", "repeated.pt").returncode == 1
     done = run(place, "verify", "--digest", "repeated.pt", "--max-expansion", "20000000")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [["verify", "--digest", "bad.pt"], ["verify", "bad.pt", "bad.pt"], ["to-pt", "bad.pt", "out.pt"]]
+)
+def test_no_command_takes_bytes_that_are_not_those_of_the_checksum(args: list[str], place: Path) -> None:
+    bad = bytearray(GOOD)
+    bad[bad.index(FLOATS)] ^= 1
+    (place / "bad.pt").write_bytes(bad)
+    done = run(place, *args)
+    assert done.returncode == 1
+    assert b"record archive/data/0: checksum" in done.stderr
+    assert sorted(path.name for path in place.iterdir()) == ["bad.pt", "model.pt"]
 
 
 def test_threads_beyond_reason(place: Path) -> None:
