@@ -1,5 +1,30 @@
-"""``python -m sdconvert``."""
+"""``python -m sdconvert``, and the command ``sdconvert``."""
 
-from .cli import main
+from __future__ import annotations
 
-raise SystemExit(main())
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> int:
+    """Run the command line. An interrupt while its modules are imported, or after its work is done, is none."""
+    try:
+        from .cli import main as run
+
+        code = run()
+    except KeyboardInterrupt:
+        print("sdconvert: interrupted", file=sys.stderr)
+        code = 130
+    for handler in (_nothing, signal.SIG_IGN):  # The first takes what is there already; the second outlives Python.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, handler)
+    return code
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

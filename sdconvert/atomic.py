@@ -33,9 +33,11 @@ class NewFile:
         self.path, self.overwrite = path, overwrite
         self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.temporary: str | None = None
+        self.replaced = False
         try:
             self.fd = self._open()
         except BaseException:
+            self._unlink_temporary()
             os.close(self.directory)
             raise
         with suppress(OSError):  # Where locks do not work, nothing abandoned is found either.
@@ -79,20 +81,22 @@ class NewFile:
 
     def publish(self) -> None:
         """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
-        if self.temporary is None and self.overwrite:
-            hidden = self._hidden_name()
-            self._link(f"/proc/self/fd/{self.fd}", hidden)
-            self.temporary = hidden
-        if self.overwrite:
-            assert self.temporary is not None
+        nameless = f"/proc/self/fd/{self.fd}"
+        try:
+            self._link(self.temporary or nameless, self.path.name)
+        except FileExistsError:
+            if not self.overwrite:
+                raise
+            if self.temporary is None:
+                self.temporary = self._hidden_name()  # Before it is there: an interrupt may come right after.
+                self._link(nameless, self.temporary)
+            self.replaced = True
             os.rename(self.temporary, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             self.temporary = None
-        else:
-            self._link(self.temporary or f"/proc/self/fd/{self.fd}", self.path.name)
         try:
             os.fsync(self.directory)
         except OSError as error:
-            if not self.overwrite:
+            if not self.replaced:
                 self.withdraw()
                 raise
             raise OutputError(
@@ -104,21 +108,37 @@ class NewFile:
         os.link(source, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def withdraw(self) -> None:
-        """Take the name back after `publish`; what an overwritten file held is gone all the same."""
-        if not self.overwrite:
+        """Take the name back after `publish`; a file that was replaced stays, as what was there before is gone."""
+        if not self.replaced and self.is_published():
             os.unlink(self.path.name, dir_fd=self.directory)
+
+    def is_published(self) -> bool:
+        """Whether the file has its name. Asked of the disk: an interrupt may come before it could be noted here."""
+        try:
+            found = os.stat(self.path.name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        own = os.fstat(self.fd)
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def close(self) -> None:
         """Let go; what was not published is gone."""
-        with suppress(OSError):
-            os.close(self.fd)
+        try:
+            with suppress(OSError):
+                os.close(self.fd)
+            self._unlink_temporary()
+        finally:  # An interrupt may have come.
+            self._unlink_temporary()
+            with suppress(OSError):
+                os.close(self.directory)
+
+    def _unlink_temporary(self) -> None:
         for _ in range(2):  # A disk in trouble may let go at the second try; a third would not be better.
             if self.temporary is not None:
                 with suppress(OSError):
-                    os.unlink(self.temporary, dir_fd=self.directory)
+                    with suppress(FileNotFoundError):
+                        os.unlink(self.temporary, dir_fd=self.directory)
                     self.temporary = None
-        with suppress(OSError):
-            os.close(self.directory)
 
 
 @contextmanager
@@ -148,8 +168,8 @@ def publish(files: list[NewFile]) -> None:
     done: list[NewFile] = []
     try:
         for file in reversed(files):
+            done.append(file)  # Before it is: an interrupt may come right after.
             file.publish()
-            done.append(file)
     except BaseException:
         for file in done:
             with suppress(OSError):

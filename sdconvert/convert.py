@@ -91,25 +91,31 @@ def convert(
         planned = [NewOutput(target, layout)]
         if extras is not None:
             planned.append(NewOutput(Path(extras), BytesLayout(to_json(weights.leftovers))))
-        outputs: tuple[Output, ...] = ()
-        if not dry_run:
-            with written(
-                planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress
-            ) as files:
-                with within(opened.name):
-                    opened.origin.check_unchanged()
-                publish(files)
-                outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
-        return Report.of(
-            opened.name,
-            opened.origin.nbytes,
-            opened.checkpoint,
-            weights,
-            plan,
-            outputs=outputs,
-            verified=verify and not dry_run,
-            seconds=time.perf_counter() - began,
-        )
+        outputs: list[Output] = []
+
+        def finish() -> Report:
+            return Report.of(
+                opened.name,
+                opened.origin.nbytes,
+                opened.checkpoint,
+                weights,
+                plan,
+                outputs=tuple(outputs),
+                verified=verify and not dry_run,
+                seconds=time.perf_counter() - began,
+            )
+
+        if dry_run:
+            return finish()
+        with written(
+            planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress
+        ) as files:
+            outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
+            with within(opened.name):
+                opened.origin.check_unchanged()
+            report = finish()
+            publish(files)  # Last: whatever fails before has left nothing.
+            return report
 
 
 def _cast_dtype(name: str | None) -> dtypes.DType | None:

@@ -19,6 +19,7 @@ from .search import WRAPPED, Census, Found, children, find, find_in_members, is_
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
+_SPELLED_OUT = 200  # Characters of a class's name.
 _COUNTED = 300_000  # Tensors that are counted for messages; beyond that they are many.
 
 
@@ -155,8 +156,10 @@ class _Extraction:
         self.whole = census  # `census` may be narrowed to the part that was asked for.
         self.overrides = overriding(checkpoint.sources)
         self.warnings: list[str] = []
-        # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack.
+        # Containers may be shared (a module used twice), but a name for each of 2**60 paths is an attack,
+        # and so is a long prefix before each of many short names.
         self.most = min(limits.tensors, 10_000 + 16 * census.tensors)
+        self.spelled = min(SPELLED, (16 << 20) + 128 * census.size)
 
     def candidates(self, found: list[Found] | None = None) -> list[Candidate]:
         """What there is to choose from; `found` if it is known already."""
@@ -200,17 +203,22 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience, spelled = self.census.patience, 0
+        patience, spelled = self.census.patience, self.spelled
         while True:
             for name, node in below:
                 if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
+                    if prefix:
+                        spelled -= len(prefix) + len(name)
+                        if spelled < 0:
+                            raise self._too_long()
                     entries.append((prefix + name, node))
-                    spelled += len(prefix)
                 elif is_module(node):
-                    inside = module_weights(node, self.overrides, self.most, self.limits.name_bytes)
+                    inside = module_weights(node, self.overrides, self.most, self.limits.name_bytes, self.spelled)
                     self.warnings += (text for text in inside.warnings if text not in self.warnings)
                     head = f"{prefix}{name}." if walking else ""
-                    spelled += len(head) * len(inside.entries)
+                    spelled -= inside.spelled + len(head) * len(inside.entries)
+                    if spelled < 0:
+                        raise self._too_long()
                     entries += ((head + part, value) for part, value in inside.entries)
                 elif id(node) in above:
                     raise UnreadableError(f"{prefix}{name} contains itself. The file is damaged or hostile")
@@ -231,8 +239,11 @@ class _Extraction:
                     return entries
                 prefix, below, key = walking.pop()
                 above.discard(key)
-            if len(entries) > self.most or patience < 0 or spelled > SPELLED:
+            if len(entries) > self.most or patience < 0:
                 raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
+
+    def _too_long(self) -> UnreadableError:
+        return UnreadableError(f"its names take more than {self.spelled} characters. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
         """The children of `node`, without training state unless it was asked for or the node is complete."""
@@ -269,12 +280,16 @@ class _Extraction:
 
     def _siblings(self, chosen: Found) -> Iterator[tuple[str, str, Value]]:
         node, prefix = self.checkpoint.root, ""
+        spelled = self.spelled
         for step in chosen.path:
             following = None
             for name, child in [] if is_module(node) else children(node):
                 if name == step:
                     following = child
                 else:
+                    spelled -= len(prefix) + len(name) if prefix else 0
+                    if spelled < 0:
+                        raise self._too_long()
                     yield prefix, name, child
             node, prefix = following, f"{prefix}{step}."
         if not is_module(chosen.node) and not is_complete(chosen.node, self.census) and chosen.rank != WRAPPED:
@@ -295,7 +310,7 @@ def describe(value: Value) -> str:
     if type(value) is LostTensor:
         return value.why
     if type(value) is Object:
-        return f"an object ({value.type_name})"
+        return f"an object ({value.type_name[:_SPELLED_OUT]})"
     if type(value) is TensorRef:
         return "a numpy array beside torch tensors"
     if type(value) in (Dict, list):

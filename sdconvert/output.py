@@ -14,7 +14,7 @@ from .atomic import NewFile, new_file, syncing
 from .errors import OutputError, within
 from .progress import Bar
 from .stream import Placed
-from .tensor import expect
+from .tensor import Storage, expect
 from .writers import Layout
 
 
@@ -80,7 +80,7 @@ def written(
             storages = [
                 piece.storage for output in outputs for one in output.layout.placed for piece in one.entry.tensor.pieces
             ]
-            stream.check_storages(stream.together(copied), storages, threads=threads)
+            stream.check_storages(_together([one.read for one in copied]), storages, threads=threads)
         with progress("verifying", total if verify else 0) as update:
             for file, output, done in zip(files, outputs, copied, strict=True):
                 with syncing(file):
@@ -89,6 +89,17 @@ def written(
                 if os.fstat(file.fd).st_size != output.layout.nbytes:
                     raise OutputError(f"{file.path}: has the wrong size on the disk. Nothing was left behind")
         yield files
+
+
+def _together(parts: Sequence[dict[Storage, list[stream.Chunk]]]) -> dict[Storage, list[stream.Chunk]]:
+    """What was read for several outputs, for one check of the storages that they share."""
+    if len(parts) == 1:
+        return parts[0]
+    read: dict[Storage, list[stream.Chunk]] = {}
+    for part in parts:
+        for storage, chunks in part.items():
+            read.setdefault(storage, []).extend(chunks)
+    return read
 
 
 def _copy(file: NewFile, layout: Layout, threads: int | None, update: stream.Progress) -> stream.Copied:

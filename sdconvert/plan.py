@@ -98,20 +98,24 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
         if name not in aliases
     )
     plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
-    for entry in entries:
-        if (scattered := reads(entry.tensor)) > limits.scattered_reads:
-            raise UnreadableError(
-                f"{entry.name}: its elements lie apart from each other, in {scattered} places of its storage. "
-                f"The file is hostile, or Limits.scattered_reads is too low; --exclude {entry.name} leaves it out"
-            )
-    held = sum(storage.nbytes for storage in by_storage)
-    most = limits.expansion * held + limits.expansion_slack
-    if plan.nbytes > most:
-        raise UnreadableError(
-            f"the output would have {plan.nbytes} bytes, made of {held} bytes by views that repeat them. "
-            f"--max-expansion {plan.nbytes // max(held, 1) + 1} allows it"
-        )
+    check_cost({entry.name: entry.tensor for entry in entries}, plan.nbytes, limits)
     return plan
+
+
+def check_cost(tensors: Mapping[str, TensorRef], nbytes: int, limits: Limits) -> None:
+    """UnreadableError when `tensors`, of `nbytes` bytes in all, cost far more to read than what they are views of."""
+    for name, tensor in tensors.items():
+        if (scattered := reads(tensor)) > limits.scattered_reads:
+            raise UnreadableError(
+                f"{name}: its elements lie apart from each other, in {scattered} places of its storage. "
+                f"The file is hostile, or Limits.scattered_reads is too low; --exclude {name} leaves it out"
+            )
+    held = sum(storage.nbytes for storage in {piece.storage for tensor in tensors.values() for piece in tensor.pieces})
+    if nbytes > limits.expansion * held + limits.expansion_slack:
+        raise UnreadableError(
+            f"its tensors have {nbytes} bytes, made of {held} bytes by views that repeat them. "
+            f"--max-expansion {nbytes // max(held, 1) + 1} allows it"
+        )
 
 
 def _target(tensor: TensorRef, dtype: DType | None) -> DType:

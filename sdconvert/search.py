@@ -30,7 +30,9 @@ _TRAINING = re.compile(
     re.IGNORECASE,
 )
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|shadow)([._]|$|\d)|(^|[._])ema|ema$", re.IGNORECASE)
+_TELLING = 200  # Characters of a key that tells by its words what it holds; a longer one is not looked through.
 _DEPTH = 64
+_LONGEST_PATH = 4096  # Characters of the names on the way to a state dict.
 _LONGEST_KEY = 300  # Parts of a key.
 
 LOOSE, COMPLETE, WRAPPED = 0, 1, 2
@@ -54,7 +56,7 @@ class Found:
     @property
     def is_averaged(self) -> bool:
         """Whether its name says that it is a running average of the weights."""
-        return any(_AVERAGED.search(part) for part in self.path)
+        return any(_AVERAGED.search(part) for part in self.path if len(part) <= _TELLING)
 
 
 def children(node: Value) -> Iterator[tuple[str, Value]]:
@@ -130,34 +132,41 @@ class Census:
     """
 
     def __init__(self, root: Value) -> None:
-        above: dict[int, list[int]] = {}
+        above: dict[int, int | list[int]] = {}  # The owner of a container, or its owners.
         # The tensors, and the containers that hold some directly: torch's, and numpy's.
         torch: tuple[set[int], set[int]] = (set(), set())
         numpy: tuple[set[int], set[int]] = (set(), set())
         if type(root) in (TensorRef, LostTensor):
             (numpy if type(root) is TensorRef and root.array else torch)[0].add(id(root))
-        todo, seen = [root], {id(root)}
+        todo = [root]
         self.size = 0
         while todo:
             node = todo.pop()
+            me = id(node)
             for child in _parts(node):
                 self.size += 1
                 kind = type(child)
                 if kind is TensorRef or kind is LostTensor:
                     tensors, holders = numpy if kind is TensorRef and child.array else torch
                     tensors.add(id(child))
-                    holders.add(id(node))
+                    holders.add(me)
                 elif kind is Dict or kind is list or kind is Object:
-                    above.setdefault(id(child), []).append(id(node))
-                    if id(child) not in seen:
-                        seen.add(id(child))
-                        todo.append(child)
+                    owners = above.get(id(child))
+                    if owners is None:
+                        above[id(child)] = me
+                        if child is not root:
+                            todo.append(child)
+                    elif isinstance(owners, int):
+                        above[id(child)] = [owners, me]
+                    else:
+                        owners.append(me)
         self.arrays = not torch[0]
         tensors, self._holds = numpy if self.arrays else torch
         self.tensors = len(tensors)
         spread = list(self._holds)
         while spread:
-            for owner in above.get(spread.pop(), ()):
+            owners = above.get(spread.pop(), [])
+            for owner in [owners] if isinstance(owners, int) else owners:
                 if owner not in self._holds:
                     self._holds.add(owner)
                     spread.append(owner)
@@ -184,7 +193,7 @@ def is_training_state(name: str, node: Value) -> bool:
         return True
     if type(node) is Dict and "param_groups" in node and "state" in node:
         return True
-    return bool(_TRAINING.search(name))
+    return len(name) <= _TELLING and bool(_TRAINING.search(name))
 
 
 def is_complete(node: Value, census: Census) -> bool:
@@ -211,7 +220,7 @@ def find(root: Value, census: Census) -> list[Found]:
 
 
 def _find(root: Value, search: _Search) -> list[Found]:
-    best = _best(search.below(root, (), frozenset()))
+    best = _best(search.below(root, (), frozenset(), _LONGEST_PATH))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
     if best and best[0].rank == WRAPPED:  # A model among the hyper-parameters is not the one that was trained.
@@ -245,8 +254,9 @@ class _Search:
         self.census = census
         self.left = census.patience
 
-    def below(self, node: Value, path: Path, above: frozenset[int]) -> list[Found]:
-        """The candidates at and below `node`; `above` are the containers on the way to it."""
+    def below(self, node: Value, path: Path, above: frozenset[int], room: int) -> list[Found]:
+        """The candidates at and below `node`; `above` are the containers on the way to it, `room` the characters
+        that names below it may have."""
         if self.census.is_tensor(node):
             return [Found(path, node, LOOSE)]
         if _is_marked(node):
@@ -264,7 +274,11 @@ class _Search:
             if self.census.is_tensor(child):
                 direct = True
             elif self.census.holds(child) and not is_training_state(name, child):
-                inner = _best(self.below(child, (*path, name), above))
+                if len(name) > room:
+                    raise UnreadableError(
+                        f"names of more than {_LONGEST_PATH} characters lead to tensors. It is hostile"
+                    )
+                inner = _best(self.below(child, (*path, name), above, room - len(name)))
                 if name.lower() in WRAPPERS and inner:
                     if inner[0].rank == LOOSE:
                         inner = [_together(inner, child, (*path, name))]

@@ -135,7 +135,8 @@ class FileSource:
             done += count
 
     def check_unchanged(self) -> None:
-        """UnreadableError if the file is not the one that was opened, in size and time of change."""
+        """UnreadableError if the file has another size or time of change than when it was opened, or if another one
+        has its name by now: what was read is whole then, but no longer what the name stands for."""
         # Not ctime: that also moves when a link is added or a mode is set, which changes no bytes.
         try:
             now, then = os.fstat(self._fd), self._stat
@@ -143,6 +144,9 @@ class FileSource:
             raise UnreadableError(f"cannot be looked at any more: {error.strerror}") from error
         if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
             raise UnreadableError("was changed while it was read. Try again when it is complete")
+        with suppress(OSError):  # Removed, it is still here to be read.
+            if not self.is_same_file(os.stat(self.name)):
+                raise UnreadableError("was replaced while it was read. Try again")
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Whether `other` is the stat of this very file, by whatever path it was found."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from .crc32 import combine
 from .errors import OutputError, SdconvertError, UnreadableError
 from .gather import SCRATCH, cast, fill
 from .plan import Entry
-from .tensor import Storage
+from .tensor import Storage, TensorRef
 
 _Item = TypeVar("_Item")
 
@@ -30,6 +30,7 @@ _TILE = 16 << 20  # Gathered tensors are cut into larger units: the rows of a tr
 # are the ones that a virtual machine has to fetch from its host first.
 _WRITE = 128 << 10
 _FEW = 4  # Parts of a unit whose checksums are joined.
+_MOST_THREADS = 64  # Each has a buffer of its own.
 _ALONE = 16 << 20  # Below this many bytes one thread is faster than several.
 
 Progress = Callable[[int], None]
@@ -128,17 +129,6 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
     return copied
 
 
-def together(parts: Sequence[Copied]) -> Copied:
-    """What was read for several outputs, for one check of the storages that they share."""
-    if len(parts) == 1:
-        return parts[0]
-    read: dict[Storage, list[Chunk]] = {}
-    for part in parts:
-        for storage, chunks in part.read.items():
-            read.setdefault(storage, []).extend(chunks)
-    return Copied([], read, {})
-
-
 def _frame_large(placed: Sequence[Placed], fd: int, copied: Copied) -> None:
     """Write head and tail of the entries that were cut, whose checksums are those of their chunks joined."""
     cut = [one for one in placed if (one.head or one.tail) and _framed_nbytes(one) > CHUNK]
@@ -169,6 +159,14 @@ def _read(
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
         return None
+    return read_elements(tensor, start, out, scratch, read)
+
+
+def read_elements(
+    tensor: TensorRef, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]
+) -> int | None:
+    """Fill `out` with elements of a tensor from number `start` on. What was taken as it lies in a storage that has a
+    checksum goes into `read`, for `check_storages`; then the CRC-32 of `out` is what comes back."""
     if not fill(tensor, start, out, scratch):
         return None
     piece = tensor.pieces[0]
@@ -224,15 +222,17 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
         yield at, parts
 
 
-def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int | None) -> None:
+def check_storages(
+    known: Mapping[Storage, Sequence[Chunk]], storages: Iterable[Storage], *, threads: int | None
+) -> None:
     """UnreadableError if a storage's bytes are not those that the container's checksum was made of.
 
-    What was read for the output is not read again; what no tensor covers is.
+    What is `known`, because it was read for the output, is not read again; what no tensor covers is.
     """
 
     def work(storage: Storage, buffer: memoryview, scratch: memoryview) -> int:
         crc, at = 0, 0
-        for chunk in sorted(copied.read.get(storage, ())):
+        for chunk in sorted(known.get(storage, ())):
             if chunk.at >= at:  # Of overlapping views the first counts; gaps are read.
                 crc = _crc_range(storage, at, chunk.at, crc, buffer)
                 crc = combine(crc, chunk.crc32, chunk.nbytes)
@@ -247,7 +247,7 @@ def check_storages(copied: Copied, storages: Iterable[Storage], *, threads: int 
 
     def is_unchecked(storage: Storage) -> bool:
         """Most storages are one tensor, read in one piece."""
-        read = copied.read.get(storage, ())
+        read = known.get(storage, ())
         return storage.crc32 is not None and list(read) != [(0, storage.nbytes, storage.crc32)]
 
     rest = [storage for storage in dict.fromkeys(storages) if is_unchecked(storage)]
@@ -320,6 +320,7 @@ def in_threads(
 
     if threads is None:
         threads = 1 if nbytes < _ALONE else min(4, (os.cpu_count() or 1) + 1)
+    threads = min(threads, _MOST_THREADS, nbytes // CHUNK + 1)
     if threads <= 1:
         loop()
         return

@@ -9,22 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .checkpoint import StateDict, TensorRef
 from .errors import printable, within
-from .gather import fill
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
 from .opening import PathLike
 from .opening import open as open_checkpoint
-from .plan import make_plan
+from .plan import check_cost
 from .progress import Bar, no_bar
 from .report import human
-from .stream import CHUNK, in_threads
-from .tensor import expect
+from .stream import CHUNK, Chunk, check_storages, in_threads, read_elements
+from .tensor import Storage, expect
 
 _SHOWN = 20
 _HALF = CHUNK // 2  # The buffer of a thread holds a piece of each side.
@@ -114,10 +113,12 @@ def verify(
     began = time.perf_counter()
     with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
         ours, theirs = one.extract(key, names), other.state_dict
-        for opened, weights in ((one, ours), (other, theirs)):
-            _check_cost(opened.name, weights, limits)
         differences, same = _compare_headers(ours, theirs)
+        for opened, side in ((one, 0), (other, 1)):
+            with within(opened.name):
+                _check_cost(((name, pair[side]) for name, *pair in same), limits)
         expect(tensor for _, *pair in same for tensor in pair)
+        read: dict[Storage, list[Chunk]] = {}
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
         def work(piece: _Piece, buffer: memoryview, scratch: memoryview) -> int:
@@ -127,7 +128,7 @@ def verify(
             left, right = buffer[:nbytes], buffer[_HALF : _HALF + nbytes]
             for path, tensor, part in ((one.name, piece.first, left), (other.name, piece.second, right)):
                 with within(f"{path}: {piece.name}"):
-                    fill(tensor, piece.start, part, scratch)
+                    read_elements(tensor, piece.start, part, scratch, read)
             # bytes are compared by memcmp, memoryviews one by one.
             mine, yours = left.tobytes(), right.tobytes()
             if mine != yours:
@@ -138,8 +139,9 @@ def verify(
         total = sum(tensor.nbytes for _, tensor, _ in same)
         with progress("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
-        for opened in (one, other):
+        for opened, side in ((one, 0), (other, 1)):
             with within(opened.name):
+                check_storages(read, _storages([pair[side] for _, *pair in same]), threads=threads)
                 opened.origin.check_unchanged()
         by_name = {name: tensor for name, tensor, _ in same}
         for name, places in wrong.items():
@@ -150,12 +152,6 @@ def verify(
         return Verification(
             one.name, other.name, tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
         )
-
-
-def _check_cost(name: str, weights: StateDict, limits: Limits) -> None:
-    """UnreadableError when reading the tensors would cost far more than the file is large, as for a conversion."""
-    with within(name):
-        make_plan(weights, limits=limits)
 
 
 def _compare_headers(
@@ -178,6 +174,17 @@ def _compare_headers(
         if name not in ours.tensors:
             differences.append(Difference(name, "extra", "is only in the second file"))
     return differences, [(name, *pair) for pair, name in same.items()]
+
+
+def _storages(tensors: Iterable[TensorRef]) -> Iterator[Storage]:
+    return (piece.storage for tensor in tensors for piece in tensor.pieces)
+
+
+def _check_cost(named: Iterable[tuple[str, TensorRef]], limits: Limits) -> None:
+    """UnreadableError when reading these tensors, the same ones once, would cost far more than their storages are."""
+    once = {tensor: name for name, tensor in named}
+    tensors = {name: tensor for tensor, name in once.items()}
+    check_cost(tensors, sum(tensor.nbytes for tensor in once), limits)
 
 
 def _pieces(same: list[tuple[str, TensorRef, TensorRef]]) -> Iterator[_Piece]:
@@ -225,9 +232,11 @@ def digest(
     """
     with open_checkpoint(source, limits=limits) as opened:
         weights = opened.extract(key, names)
-        _check_cost(opened.name, weights, limits)
+        with within(opened.name):
+            _check_cost(weights.tensors.items(), limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
+        read: dict[Storage, list[Chunk]] = {}
         expect(unique)
 
         def work(tensor: TensorRef, buffer: memoryview, scratch: memoryview) -> int:
@@ -235,7 +244,7 @@ def digest(
             step = len(buffer) // tensor.dtype.itemsize
             for start in range(0, tensor.numel, step):
                 part = buffer[: min(step, tensor.numel - start) * tensor.dtype.itemsize]
-                fill(tensor, start, part, scratch)
+                read_elements(tensor, start, part, scratch, read)
                 state.update(part)
             found[tensor] = state.hexdigest()
             return tensor.nbytes
@@ -243,6 +252,7 @@ def digest(
         total = sum(tensor.nbytes for tensor in unique)
         with within(opened.name), progress("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
+            check_storages(read, _storages(unique), threads=threads)
             opened.origin.check_unchanged()
         whole = hashlib.sha256()
         for name in sorted(weights.tensors):

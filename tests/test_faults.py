@@ -52,6 +52,13 @@ def faulty(name, real):
             hit = hits == job["when"]
         if hit and job["how"] == "kill before":
             os.kill(os.getpid(), signal.SIGKILL)
+        if hit and job["how"] == "interrupt before":
+            os.kill(os.getpid(), signal.SIGINT)
+        if hit and job["how"] == "interrupt after":
+            try:
+                return real(*args, **kwargs)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
         if hit and job["how"] == "kill after":
             real(*args, **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -190,7 +197,9 @@ def holds(run: Run, sound: bytes, *, overwrite: bool) -> list[str]:
         lines = run.stderr.splitlines()
         if run.code == 1 and (len(lines) != 1 or not lines[0].startswith("sdconvert: error: ")):
             wrong.append(f"not one line: {run.stderr!r}")
-        if run.code not in (1, -signal.SIGKILL):
+        if run.code == 130 and lines != ["sdconvert: interrupted; no part of an output was left behind"]:
+            wrong.append(f"not the line about an interrupt: {run.stderr!r}")
+        if run.code not in (1, 130, -signal.SIGKILL):
             wrong.append(f"exit code {run.code}: {run.stderr[-300:]}")
     if run.leftovers:
         wrong.append(f"left {run.leftovers}")
@@ -218,7 +227,17 @@ def test_killed_at_every_call(how: str, overwrite: bool, tmp_path: Path, sound: 
         assert all(name.startswith(".") and name.endswith(".sdconvert-tmp") for name in run.leftovers)
 
 
-@pytest.mark.parametrize("how", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("hidden", [False, True], ids=["nameless", "hidden"])
+@pytest.mark.parametrize("how", ["interrupt before", "interrupt after"])
+def test_interrupted_at_every_call(how: str, hidden: bool, overwrite: bool, tmp_path: Path, sound: bytes) -> None:
+    """Wherever Ctrl-C comes: what was there before, or the whole output, and nothing beside it."""
+    runs = inject(tmp_path, how, overwrite=overwrite, hidden=hidden)
+    assert [what for run in runs for what in holds(run, sound, overwrite=overwrite)] == []
+    assert sum(run.code == 130 for run in runs) > len(runs) // 2
+
+
+@pytest.mark.parametrize("how", ["ENOSPC", "EIO", "interrupt after"])
 def test_extras_and_weights_appear_together(how: str, tmp_path: Path, sound: bytes) -> None:
     """With --extras there are two outputs, and a failure leaves neither."""
     runs = inject(tmp_path, how, extra=("--extras", "extras.json"))

@@ -6,10 +6,13 @@ import argparse
 import gc
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 from ..errors import ChoiceError, SdconvertError, printable
 from . import batch, inspect, to_pt, to_safetensors, verify
@@ -21,10 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. The exit code: 0 done, 1 refused or failed, 2 usage, 130 interrupted."""
     # One short run that builds large trees of plain data: the cycle collector only costs.
     gc.disable()
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A name may not fit the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup and the shell's & have set it.
+                signal.signal(number, _interrupt)
+        return _run(argv)
+    except KeyboardInterrupt:
+        _complain("sdconvert: interrupted; no part of an output was left behind")
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:
@@ -38,22 +52,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         if args.json:
-            print(json.dumps(_error_json(error)))
-        print(f"sdconvert: error: {error}", file=sys.stderr)
+            with suppress(OSError):
+                print(json.dumps(_error_json(error)), flush=True)
+        _complain(f"sdconvert: error: {error}")
         return 1
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # Whoever read the report has seen enough.
+        _silence()
         return 1
-    except KeyboardInterrupt:
-        print("sdconvert: interrupted; nothing was left behind", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if args.debug:
+            raise
+        _silence()
+        _complain(f"sdconvert: error: the report cannot be printed: {printable(str(error.strerror or error))}")
+        return 1
     except MemoryError:
-        print("sdconvert: error: there is not enough memory for this file's pickle", file=sys.stderr)
+        _complain("sdconvert: error: there is not enough memory for this file's pickle")
         return 1
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+# What a person, a shell or a scheduler ends a run with; all leave nothing behind.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for other in _SIGNALS:  # One is enough: a second would interrupt the tidying up.
+        signal.signal(other, _ignore)
     raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is no race with a signal that is already there."""
+
+
+def _open_standard_streams() -> None:
+    """Let no file of ours become standard output or error because the caller closed them."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: this one.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process runs
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError):  # Nobody listens; the exit code tells.
+        print(line, file=sys.stderr, flush=True)
+
+
+def _silence() -> None:
+    """Drop what could not be printed, or Python would complain of it when it ends."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _error_json(error: SdconvertError) -> dict[str, object]:
@@ -65,10 +119,17 @@ def _error_json(error: SdconvertError) -> dict[str, object]:
     return result
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in a line that a terminal can take: some are names of strangers' files."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sdconvert",
         description="Get the weights out of any PyTorch checkpoint, safely. Nothing in the file is ever run.",
     )

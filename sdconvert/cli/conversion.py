@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..convert import convert
-from ..limits import DEFAULT_LIMITS
+from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..progress import no_bar, terminal_bar
 
@@ -48,18 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     output.add_argument("--no-verify", action="store_true", help="do not read the output back")
     output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     output.add_argument("--threads", metavar="N", type=positive, help="copy with N threads (default: by processors)")
-    add_max_expansion(output)
+    add_limits(output)
 
 
-def add_max_expansion(parser: argparse._ActionsContainer) -> None:
-    """The one limit that an honest file may need raised."""
+def add_limits(parser: argparse._ActionsContainer) -> None:
+    """The limits that a sound file may reach, so that a person can raise them."""
     parser.add_argument(
         "--max-expansion",
         metavar="N",
         type=positive,
         default=DEFAULT_LIMITS.expansion,
-        help="refuse weights more than N times as large as what they are made of (default: %(default)s)",
+        help="refuse tensors more than N times as large as what they are made of (default: %(default)s)",
     )
+
+
+def limits(args: argparse.Namespace) -> Limits:
+    """The limits that `args` ask for."""
+    return replace(DEFAULT_LIMITS, expansion=args.max_expansion)
 
 
 def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str]] = ()) -> int:
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         overwrite=args.overwrite,
         dry_run=args.dry_run,
         threads=args.threads,
-        limits=replace(DEFAULT_LIMITS, expansion=args.max_expansion),
+        limits=limits(args),
         progress=no_bar if args.quiet or args.json else terminal_bar,
     )
     if args.json:

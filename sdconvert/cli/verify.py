@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 
 from ..errors import printable
-from ..limits import DEFAULT_LIMITS
 from ..names import Names
 from ..progress import no_bar, terminal_bar
 from ..verify import digest, verify
@@ -38,14 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rename a tensor of A, or all below a prefix that ends with a dot (repeatable)",
     )
     parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
-    conversion.add_max_expansion(parser)
+    conversion.add_limits(parser)
     parser.set_defaults(usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare or digest, and print the outcome."""
     names = Names(args.strip_prefix, tuple(args.rename))
-    limits = replace(DEFAULT_LIMITS, expansion=args.max_expansion)
     bar = no_bar if args.quiet or args.json else terminal_bar
     if args.digest:
         files = [args.first] if args.second is None else [args.first, args.second]
@@ -55,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 key=args.key if path == args.first else None,
                 names=names if path == args.first else None,
                 threads=args.threads,
-                limits=limits,
+                limits=conversion.limits(args),
                 progress=bar,
             )
             for path in files
@@ -69,7 +66,13 @@ def run(args: argparse.Namespace) -> int:
     if args.second is None:
         args.usage("B is needed, unless --digest is given")
     outcome = verify(
-        args.first, args.second, key=args.key, names=names, threads=args.threads, limits=limits, progress=bar
+        args.first,
+        args.second,
+        key=args.key,
+        names=names,
+        threads=args.threads,
+        limits=conversion.limits(args),
+        progress=bar,
     )
     if args.json:
         print(json.dumps(outcome.to_json()))

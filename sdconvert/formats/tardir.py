@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ..errors import UnreadableError
 from ..source import SliceSource, Source, read
+from .zipfields import as_read
 
 _BLOCK = 512
 _LONGEST = 64 << 10  # Bytes of one pax header or long name.
@@ -28,6 +29,7 @@ def is_header(block: bytes) -> bool:
 def read_members(source: Source) -> dict[str, Source]:
     """The archive's regular files. UnreadableError for anything that is not a plain file or directory."""
     files: dict[str, Source] = {}
+    found: set[str] = set()
     at = 0
     about: dict[str, str] = {}
     for _ in range(_MEMBERS):
@@ -49,8 +51,9 @@ def read_members(source: Source) -> dict[str, Source]:
         name = _name(block, about)
         size = int(about.get("size", size))
         if kind in (b"0", b"\0"):
-            if name in files:
+            if as_read(name) in found:
                 raise UnreadableError(f"tar member {name} is there twice. Readers differ in which one they take")
+            found.add(as_read(name))
             files[name] = SliceSource(source, at + _BLOCK, size, name)
         elif kind != b"5" or size:
             raise UnreadableError(f"tar member {name} is not a regular file. No checkpoint has one")

@@ -24,6 +24,7 @@ from ..late import LateSource
 from ..limits import Limits
 from ..source import SliceSource, Source, is_far, read
 from ..tensor import Storage
+from .zipfields import as_read, unicode_path, zip64
 
 _EOCD = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
@@ -35,6 +36,7 @@ _LEAST_AHEAD, _MOST_AHEAD = 512, 1 << 18  # Bytes read for local headers.
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # Encryption, patch data, strong encryption, masked headers.
 _DESCRIPTOR = 0x8
+_IS_DIRECTORY = 0x10  # MS-DOS's attribute, by which torch's reader gives nothing back.
 _METHODS = {12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 9: "deflate64", 1: "shrink", 6: "implode"}
 
 
@@ -121,9 +123,10 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
             raise UnreadableError(
                 f"record {entry.name}: compressed data inside compressed data multiplies beyond reason. It is a bomb"
             )
-        if record.name.casefold() in folded:
+        same = as_read(record.name)
+        if same in folded:
             raise UnreadableError(f"record {entry.name} is there twice. Readers differ in which one they take")
-        folded.add(record.name.casefold())
+        folded.add(same)
         records[record.name] = record
     if expected != start:
         raise UnreadableError("there are bytes between its records and its zip directory. It is damaged or forged")
@@ -206,8 +209,10 @@ class _Entry(NamedTuple):
 
     name: str
     raw_name: bytes
+    version: int
     flags: int
     method: int
+    time: tuple[int, int]
     crc32: int
     packed: int
     nbytes: int
@@ -220,7 +225,7 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         if at + _CENTRAL.size > len(directory):
             raise UnreadableError("its zip directory ends too early. The file is damaged")
         (
-            magic, made_by, _, flags, method, _, _, crc, packed, nbytes,
+            magic, _, version, flags, method, time, date, crc, packed, nbytes,
             name_size, extra_size, comment_size, disk, _, attributes, header,
         ) = _CENTRAL.unpack_from(directory, at)  # fmt: skip
         if magic != b"PK\x01\x02":
@@ -240,33 +245,22 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
         if method not in (_STORED, _DEFLATED):
             what = _METHODS.get(method, f"method {method}")
             raise UnsupportedError(f"record {name}: it is compressed with {what}. Repack it without compression")
-        if made_by >> 8 == 3 and stat.S_ISLNK(attributes >> 16):
-            raise UnreadableError(f"record {name}: it is a symbolic link. No checkpoint has one")
-        if extra and 0xFFFFFFFF in (nbytes, packed, header):
-            nbytes, packed, header = _zip64(extra, (nbytes, packed, header), name)
+        kind = stat.S_IFMT(attributes >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UnreadableError(f"record {name}: it is a symbolic link or a device. No checkpoint has one")
+        # Java writes its directories deflated: two bytes that are the end of nothing.
+        is_directory = kind == stat.S_IFDIR or attributes & _IS_DIRECTORY or name[-1:] == "/"
+        if is_directory and (nbytes or packed > (2 if method else 0)):
+            raise UnreadableError(f"record {name}: it is a directory that holds bytes. Readers differ in reading it")
+        if extra:
+            nbytes, packed, header = zip64(extra, (nbytes, packed, header), name)
+            if unicode_path(extra) not in (None, raw_name):
+                raise UnreadableError(f"record {name}: it has two names. The file is forged")
         if disk or (method == _STORED and packed != nbytes):
             raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
-        yield _Entry(name, raw_name, flags, method, crc, packed, nbytes, header)
+        yield _Entry(name, raw_name, version, flags, method, (time, date), crc, packed, nbytes, header)
     if at != len(directory):
         raise UnreadableError("its zip directory holds more than the records it counts. It is damaged or forged")
-
-
-def _zip64(extra: bytes, values: tuple[int, int, int], name: str) -> tuple[int, int, int]:
-    """`values` (size, packed size, header offset) with those that are full taken from the zip64 extra field."""
-    at, fields = 0, None
-    while at + 4 <= len(extra):
-        kind, size = struct.unpack_from("<2H", extra, at)
-        if kind == 1:
-            if fields is not None:
-                raise UnreadableError(f"record {name}: it has two zip64 fields. The file is damaged or forged")
-            fields = extra[at + 4 : at + 4 + size]
-        at += 4 + size
-    wanted = sum(value == 0xFFFFFFFF for value in values)
-    if fields is None or len(fields) < 8 * wanted:
-        raise UnreadableError(f"record {name}: its zip64 field is missing or short. The file is damaged")
-    large = iter(struct.unpack_from(f"<{wanted}Q", fields))
-    size, packed, header = (next(large) if value == 0xFFFFFFFF else value for value in values)
-    return size, packed, header
 
 
 class _LocalHeaders:
@@ -294,7 +288,8 @@ class _LocalHeaders:
         if at < 0 or at + _LOCAL.size > len(self.window):
             self.get(entry.header, _LOCAL.size)
             at = 0
-        magic, _, flags, method, _, _, crc, packed, nbytes, name_size, extra_size = _LOCAL.unpack_from(self.window, at)
+        fields = _LOCAL.unpack_from(self.window, at)
+        magic, version, flags, method, time, date, crc, packed, nbytes, name_size, extra_size = fields
         if magic != b"PK\x03\x04":
             raise UnreadableError(f"record {entry.name}: it does not start where the zip directory says")
         if name_size != len(entry.raw_name):
@@ -304,8 +299,10 @@ class _LocalHeaders:
             raise self.differing(entry, "name")
         if method != entry.method:
             raise self.differing(entry, "compression")
-        if flags & _ENCRYPTED or (flags ^ entry.flags) & _DESCRIPTOR:
+        if flags != entry.flags:
             raise self.differing(entry, "flags")
+        if (time, date) != entry.time or version > entry.version:  # A directory with a zip64 field needs more.
+            raise self.differing(entry, "time or version")
         at = name_size
         while at + 4 <= len(rest):  # torch pads with one such field, named FB.
             at += 4 + rest[at + 2] + 256 * rest[at + 3]
@@ -314,10 +311,10 @@ class _LocalHeaders:
         offset = entry.header + _LOCAL.size + name_size + extra_size
         end = offset + entry.packed
         said: tuple[int, ...] = (nbytes, packed)
-        if 0xFFFFFFFF in said:
-            said = _zip64(rest[name_size:], (nbytes, packed, 0), entry.name)[:2]
         known = (entry.nbytes, entry.packed)
         later = bool(flags & _DESCRIPTOR)
+        if 0xFFFFFFFF in said or (extra_size and not later):  # Before a descriptor torch leaves a part of it empty.
+            said = zip64(rest[name_size:], (nbytes, packed, 0), entry.name)[:2]
         if said != known and not (later and said == (0, 0)):
             raise self.differing(entry, "size")
         if crc != entry.crc32 and not (later and crc == 0):

@@ -9,7 +9,7 @@ by its class's name; attributes that an older torch did not have yet count as em
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..checkpoint import Dict, Global, LostTensor, Object, Value
@@ -39,6 +39,17 @@ class ModuleWeights:
     warnings: list[str] = field(default_factory=list)
     looked_at: int = 0
     """Items of modules that were looked at; modules may share them, and hold no weights."""
+    spelled: int = 0
+    """Characters of all names."""
+    most_spelled: int = SPELLED
+
+    def spell(self, prefix: str, names: Iterable[str], count: int) -> None:
+        """To be called before `count` names are put behind `prefix`; UnreadableError when they are too long."""
+        self.spelled += len(prefix) * count + sum(map(len, names))
+        if self.spelled > self.most_spelled:
+            raise UnreadableError(
+                f"its modules' names take more than {self.most_spelled} characters. The file is hostile"
+            )
 
 
 def attributes(value: Value) -> Dict | None:
@@ -63,16 +74,18 @@ def overriding(sources: Mapping[str, str]) -> Mapping[str, str]:
     return {name: match[1] or "state dict hook" for name, match in found.items() if match}
 
 
-def module_weights(root: Object, overrides: Mapping[str, str], most: int, longest: int) -> ModuleWeights:
-    """The state dict of the module `root`: at most `most` names, none longer than `longest`.
+def module_weights(
+    root: Object, overrides: Mapping[str, str], most: int, longest: int, spelled: int = SPELLED
+) -> ModuleWeights:
+    """The state dict of the module `root`: at most `most` names, none longer than `longest`, of `spelled` characters.
 
     `overrides` is from `overriding`.
     """
-    found = ModuleWeights()
+    found = ModuleWeights(most_spelled=spelled)
     told: set[str] = set()
     stack: list[tuple[Iterator[tuple[str, Value]], Value]] = [(iter([("", root)]), None)]
     path: list[Value] = []
-    visits = spelled = 0
+    visits = 0
     while stack:
         children, owner = stack[-1]
         step = next(children, None)
@@ -89,11 +102,7 @@ def module_weights(root: Object, overrides: Mapping[str, str], most: int, longes
             raise UnreadableError(f"a module's name has {len(prefix)} characters. The file is hostile")
         if len(path) > 200 or visits + len(found.entries) > 2 * most or found.looked_at > 1_000_000 + 16 * most:
             raise UnreadableError("its modules are nested beyond reason. The file is damaged or hostile")
-        count = len(found.entries)
         own = _own(module, prefix, found, told, overrides)
-        spelled += len(prefix) * (len(found.entries) - count)
-        if spelled > SPELLED:
-            raise UnreadableError(f"its modules' names take more than {SPELLED} characters. The file is hostile")
         path.append(module)
         stack.append((own, module))
     return found
@@ -116,12 +125,15 @@ def _own(
     found.looked_at += sum(len(part.pairs) for part in hooks if type(part) is Dict)
     found.looked_at += len(hidden) if type(hidden) is list else 0
     hidden = _strings(hidden)
-    found.entries += ((prefix + name, value) for name, value in _named(parameters) if value is not None)
-    found.entries += (
-        (prefix + name, value) for name, value in _named(buffers) if value is not None and name not in hidden
-    )
+    own = [item for item in _named(parameters) if item[1] is not None]
+    own += (item for item in _named(buffers) if item[1] is not None and item[0] not in hidden)
+    inner = _named(children)
+    if prefix:
+        found.spell(prefix, (name for name, _ in own), len(own))
+        found.spell(prefix, (name for name, _ in inner), len(inner))
+    found.entries += ((prefix + name, value) for name, value in own)
     modules: list[tuple[str, Value]] = []
-    for name, child in _named(children):
+    for name, child in inner:
         if child is None:
             continue
         kind = child.type_name if type(child) is Object else type(child).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import re
 import struct
 from collections.abc import Callable
 
@@ -16,6 +16,13 @@ I32 = struct.Struct("<i").unpack_from
 U32 = struct.Struct("<I").unpack_from
 U64 = struct.Struct("<Q").unpack_from
 _F64 = struct.Struct(">d").unpack_from
+
+
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.?)", re.DOTALL)
+_ESCAPED = {
+    b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r",
+    b"t": b"\t", b"v": b"\v",
+}  # fmt: skip
 
 
 class Machine(Window):
@@ -104,11 +111,22 @@ def _quoted(m: Machine) -> None:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise m.damaged("a string has no quotes")
     try:
-        raw = codecs.escape_decode(line[1:-1])[0]
-    except ValueError:
+        raw = _ESCAPE.sub(_unescaped, line[1:-1])
+    except KeyError:
         raise m.damaged("a string has a bad escape") from None
-    assert isinstance(raw, bytes)
     m.stack.append(_python2_text(raw))
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """As Python's unpickler reads an escape. Its own decoder warns of odd ones, and a warning can be an error."""
+    code = match[1]
+    if code[:1].isdigit() and code < b"8":
+        return bytes([int(code, 8) & 0xFF])
+    if len(code) == 3:
+        return bytes.fromhex(code[1:].decode())
+    if code in (b"", b"x"):
+        raise KeyError(code)
+    return _ESCAPED.get(code, match[0])
 
 
 def _escaped(m: Machine) -> None:

@@ -103,7 +103,9 @@ def _device_tensor(r: Resolver, call: Call) -> Value:
 def _mapping(r: Resolver, call: Call) -> Value:
     """OrderedDict and defaultdict: filled by SETITEMS, or in Python 2 by a list of pairs."""
     result = Dict()
+    r.again(call.args)
     for arg in call.args:
+        r.again(arg.pairs if type(arg) is Pairs else arg if type(arg) is list else ())
         for pair in arg if type(arg) is list else ():
             if type(pair) not in (list, tuple) or len(pair) != 2:
                 raise UnreadableError("a dict is made of something that is not pairs. The file is damaged")

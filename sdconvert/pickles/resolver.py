@@ -1,13 +1,15 @@
 """The walk from nodes to meaning, and what the rebuild functions ask of it.
 
 A container is made empty, remembered, and filled later from a work list, so depth costs
-nothing and a cycle ends where it began. Which global means what is not known here: that
-is the table in `rebuild`.
+nothing and a cycle ends where it began. What is the same in the pickle is the same here;
+where a call takes a copy of what others have copied already (`again`), that is counted, as
+a pickle can name one tuple of a million items a million times. Which global means what is not
+known here: that is the table in `rebuild`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..checkpoint import Dict, LostTensor, Object, TensorRef, TypedStorage, Value
 from ..dtypes import BY_NAME, DType
@@ -17,7 +19,11 @@ from ..tensor import Storage, end_of, strided
 from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
-_DEPTH = 32  # Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3.
+# Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3. This many, in as many
+# checkpoints inside each other as Limits.nesting allows, still fit on Python's stack.
+_DEPTH = 16
+_COPIED = 1_000_000  # Items that may be copied again, beside four for each node that there is.
+_FLAGS = 64  # Of a tensor; torch has two, and other devices a few of their own.
 
 LoadStorage = Callable[[Node], Value]
 Nested = Callable[[Source], Value]
@@ -31,6 +37,9 @@ class Resolver:
         self.table, self.load, self.nested = table, load, nested
         self.done: dict[int, Value] = {}
         self.todo: list[tuple[Node, Value]] = []
+        self.copied = 0
+        self.copies: set[int] = set()
+        self.no_pairs, self.no_items = Dict(), list[Value]()  # All empty containers, which a byte can make.
         self.encoded: dict[int, bytes] = {}
         self.inner: dict[int, Value] = {}
         self.byte_storages: dict[tuple[int, bool], Storage] = {}
@@ -59,30 +68,45 @@ class Resolver:
         if kind is Call:
             result = self.call(node)
         elif kind is Pairs:
+            if not node.pairs:
+                return self.no_pairs
             result = Dict()
             self.todo.append((node, result))
         elif kind is Blob:
             result = Object("bytes")
         else:  # list, tuple, Bag
+            if not (node.items if kind is Bag else node):
+                return self.no_items
             result = []
             self.todo.append((node, result))
         self.done[key] = result
         return result
+
+    def again(self, items: Sequence[Node]) -> None:
+        """To be called before `items` are copied; UnreadableError when too much has been copied that was before."""
+        if not items:
+            return
+        if id(items) in self.copies:
+            self.copied += len(items)
+            if self.copied > _COPIED + 4 * len(self.done):
+                raise UnreadableError("its calls share what they are called with beyond reason. The file is hostile")
+        self.copies.add(id(items))
 
     def fill(self, node: Node, empty: Value) -> None:
         kind = type(node)
         if kind is Pairs:
             empty.pairs.extend(self.pairs(node.pairs))
         elif kind is Bag:
-            empty.extend(map(self.value, node.items))
+            empty.extend([self.value(item) for item in node.items])
         elif kind is not Call:
-            empty.extend(map(self.value, node))
+            empty.extend([self.value(item) for item in node])
         elif type(empty) is Dict:
             empty.pairs.extend(self.pairs(node.pairs))
             state = self.state(node)
             if type(state) is Dict:
                 empty.attributes = state
         else:
+            self.again(node.args)
             empty.args.extend(map(self.value, node.args))
             if node.kwargs is not None:
                 empty.args.append(self.value(node.kwargs))
@@ -100,6 +124,8 @@ class Resolver:
         if len(states) == 1:
             return self.value(states[0])
         if states and all(type(state) is Pairs for state in states):
+            for state in states:
+                self.again(state.pairs)
             merged = Pairs([pair for state in states for pair in state.pairs])
             result = Dict()
             self.todo.append((merged, result))
@@ -243,6 +269,8 @@ def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
         pairs = node.pairs
     else:
         raise UnreadableError("a tensor's metadata is not a dict. The file is damaged")
+    if len(pairs) > _FLAGS:
+        raise UnreadableError(f"a tensor's metadata has {len(pairs)} entries. The file is damaged or hostile")
     found = {"conj": False, "neg": False}
     for key, value in pairs:
         if type(key) is str and key in found:

@@ -12,7 +12,7 @@ from ..limits import Limits
 from ..source import Source, read
 from .nodes import Blob
 
-_SIZE = 1 << 18  # Bytes of pickle in memory at a time.
+_FIRST, _SIZE = 1 << 12, 1 << 18  # Bytes of pickle in memory at a time: few at first, as some files have many pickles.
 _MARGIN = 16  # No opcode with fixed arguments is longer; the end of the window is padded with as much.
 _BLOB = 4096  # Longer byte strings stay in the source.
 
@@ -28,6 +28,7 @@ class Window:
         self.source, self.limits = source, limits
         self.buf, self.base, self.pos, self.valid, self.safe = b"", offset, 0, 0, 0
         self.frame_end: int | None = None
+        self.step = _FIRST
         self.budget = min(limits.pickle_bytes, credit(source))
         self.budget_end = offset + self.budget
 
@@ -47,7 +48,7 @@ class Window:
         if at >= self.budget_end:
             raise self.damaged(f"it is longer than the {self.budget} bytes that it may have (Limits.pickle_bytes)")
         if self.valid - self.pos < _MARGIN and self.base + self.valid < self.source.nbytes:
-            self.load(at, _SIZE)
+            self.load(at, self.step)
         self.set_safe()
 
     def set_safe(self) -> None:
@@ -61,6 +62,7 @@ class Window:
         count = min(count, self.source.nbytes - at)
         self.buf = read(self.source, at, count) + bytes(_MARGIN)
         self.base, self.pos, self.valid = at, 0, count
+        self.step = min(8 * self.step, _SIZE)
         self.set_safe()
 
     def claim(self, count: int) -> int:
@@ -77,7 +79,7 @@ class Window:
         """The next `count` bytes."""
         at = self.claim(count)
         if self.pos + count > self.valid:
-            self.load(at, max(count, _SIZE))
+            self.load(at, max(count, self.step))
         self.pos += count
         return self.buf[self.pos - count : self.pos]
 
@@ -102,7 +104,7 @@ class Window:
     def line(self) -> bytes:
         """The bytes up to the next newline, which is consumed too."""
         end = self.buf.find(b"\n", self.pos, self.valid)
-        size = _SIZE
+        size = self.step
         while end < 0:
             if self.base + self.valid >= self.source.nbytes or size > self.limits.text_bytes:
                 raise self.damaged("a line does not end")

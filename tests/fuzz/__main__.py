@@ -1,17 +1,23 @@
-"""The long run: ``python -m tests.fuzz TARGET [--runs N] [--seconds S] [--engine atheris|python]``.
+"""The long run: ``python -m tests.fuzz TARGET... [--runs N] [--seconds S] [--engine atheris|python]``.
 
-With atheris (``pip install atheris``) it is guided by coverage; crashes are written to
-``crash-*`` in the current directory. The seeds are built anew into a temporary directory.
+TARGET ``all`` is every one, one after the other, and the line of each says what it took. With atheris
+(``pip install atheris``) it is guided by coverage; an input that crashes, computes for over 5 seconds or takes
+over 512 MB is written to ``crash-*``, ``timeout-*`` or ``oom-*`` in the current directory, and the exit code is
+not 0. The seeds are built anew into a temporary directory.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from .holding import timed
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,21 +25,25 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Fuzz one target."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target")
+    parser.add_argument("target", nargs="+")
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", choices=("atheris", "python"), default="atheris")
     args = parser.parse_args()
+    if args.target == ["all"] or len(args.target) > 1:
+        return _each(args)
+    (target,) = args.target
     if args.engine == "python":
         from . import corpus, mutate
         from .targets import TARGETS
 
         began = time.monotonic()
         done = mutate.fuzz(
-            TARGETS[args.target], corpus.seeds(args.target), seed=args.seed, runs=args.runs, seconds=args.seconds or 1e9
+            TARGETS[target], corpus.seeds(target), seed=args.seed, runs=args.runs, seconds=args.seconds or 1e9
         )
-        print(f"{args.target}: {done} inputs in {time.monotonic() - began:.0f} s, no crash")
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(f"{target}: {done} inputs in {time.monotonic() - began:.0f} s, {memory} MB, no crash")
         return 0
     import atheris
 
@@ -42,10 +52,10 @@ def main() -> int:
         from .targets import TARGETS
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own: what building takes would count as memory of the target.
-        subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", args.target, folder], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", target, folder], cwd=ROOT, check=True)
         limits = [
             f"-runs={args.runs}",
-            "-timeout=5",
+            "-timeout=120",  # By the clock, for what Python cannot interrupt; `timed` counts what it computes.
             "-rss_limit_mb=512",
             "-max_len=8192",
             f"-seed={args.seed}",
@@ -53,9 +63,29 @@ def main() -> int:
         ]
         if args.seconds:
             limits.append(f"-max_total_time={args.seconds}")
-        atheris.Setup([sys.argv[0], *limits, folder], TARGETS[args.target])
+        atheris.Setup([sys.argv[0], *limits, folder], timed(TARGETS[target]))
         atheris.Fuzz()
     return 0
+
+
+def _each(args: argparse.Namespace) -> int:
+    """Every target in a process of its own; 1 if any of them found something."""
+    from .targets import TARGETS
+
+    worst = 0
+    for target in TARGETS if args.target == ["all"] else args.target:
+        command = [sys.executable, "-m", "tests.fuzz", target]
+        for flag in ("runs", "seconds", "seed", "engine"):
+            command += [f"--{flag}", str(getattr(args, flag))]
+        began = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = dict(re.findall(r"stat::(\w+):\s+(\d+)", done.stderr))
+        what = f"{said['number_of_executed_units']} inputs, {said['peak_rss_mb']} MB" if said else done.stdout.strip()
+        print(f"{target}: {what}, {time.monotonic() - began:.0f} s, exit code {done.returncode}", flush=True)
+        if done.returncode:
+            print(done.stdout[-1000:], done.stderr[-3000:], sep="\n", flush=True)
+        worst = max(worst, min(abs(done.returncode), 1))
+    return worst
 
 
 if __name__ == "__main__":

@@ -1,45 +1,55 @@
-"""Where a fuzzer begins: small sound files of each kind, and the small hostile ones."""
+"""Where a fuzzer begins: the small files of ``tests/hostile``, sound ones and hostile ones."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from ..hostile import cases
 from ..hostile.pickling import pickled
 
 _LARGEST = 6000
-_BOMBS = (
-    "bomb-unpacked",
-    "bomb-gone-gzip",
-    "bomb-deflated",
-    "share",
-    "script-classes",
-    "script-spaces",
-)  # Slow to build.
-_CLASSES = {
-    "pickle": ("exec", "malformed", "storage", "name", "bomb"),
-    "zip": ("zip", "storage", "name", "script", "exec-in"),
-    "legacy": ("storage-legacy", "exec-refused-legacy", "container-fine"),
-    "tar": ("storage-tar", "container-tar", "container-fine"),
-    "gzip": ("container-gzip", "container-fine"),
-    "safetensors": ("st",),
-    "bare": ("exec-refused-bare", "container-pickle", "malformed"),
+# Large, and slow to build.
+_BOMBS = ("bomb-unpacked", "bomb-gone-gzip", "bomb-deflated", "growth", "share", "script-classes", "script-spaces")
+# The seeds of targets that are not a container of their own, by the beginnings of cases' names.
+BY_NAME: Mapping[str, tuple[str, ...]] = {
+    "machine": ("exec", "malformed", "storage", "name", "bomb"),
+    "torchscript": ("script", "container-odd-jit"),
+    "whole": ("",),
 }
+
+
+@lru_cache(1)
+def _small() -> tuple[tuple[str, bytes], ...]:
+    built = ((case.name, case.build()) for case in cases.CASES if not case.name.startswith(_BOMBS))
+    return tuple((name, data) for name, data in built if 0 < len(data) < _LARGEST)
 
 
 def seeds(target: str) -> list[bytes]:
     """The seed files of a target, without repetitions, the smallest first."""
-    found = set()
-    for case in cases.CASES:
-        wanted = target == "whole" or case.name.startswith(_CLASSES[target])
-        if wanted and not case.name.startswith(_BOMBS):
-            data = case.build()
-            if target in ("pickle", "bare"):
-                data = _inner_pickle(data)
-            if 0 < len(data) < _LARGEST:
-                found.add(data)
+    if target not in BY_NAME:
+        found = set(_recognised(target))
+    else:
+        found = {data for name, data in _small() if name.startswith(BY_NAME[target])}
+    if target == "machine":
+        found = {_inner_pickle(data) for data in found}
     return sorted(found, key=lambda data: (len(data), data))
+
+
+def _recognised(container: str) -> Iterator[bytes]:
+    """The files that a container takes for its own, whatever it says of them then; of archives, the pickle too."""
+    from sdconvert.formats import FORMATS
+    from sdconvert.source import MemorySource
+
+    for name, data in _small():
+        options = (data, _inner_pickle(data)) if name.startswith(BY_NAME["machine"]) else (data,)
+        for option in options:
+            source = MemorySource(option)
+            first = next((one for one in FORMATS if one.sniff(option[:512], source)), None)
+            if first is not None and container == first.NAME:
+                yield option
 
 
 def _inner_pickle(data: bytes) -> bytes:
@@ -48,7 +58,7 @@ def _inner_pickle(data: bytes) -> bytes:
     at = data.find(head)
     if not data.startswith(b"PK") or at < 0:
         return data if data[:1] == b"\x80" else pickled(b"N")
-    return data[at + len(head) :].partition(b"PK\3\4")[0]
+    return data[at + len(head) :].partition(b"PK\3\4")[0] or b"."
 
 
 def write(target: str, folder: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import resource
 import struct
 import time
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .holding import SECONDS, timed
+
 if TYPE_CHECKING:  # The package must not be imported before it is instrumented.
     from .targets import Target
 
+_MEMORY = 512 << 20
 _NUMBERS = tuple(
     struct.pack(form, value)
     for form, values in (
@@ -79,19 +83,34 @@ def repaired(data: bytes) -> bytes:
 
 
 def fuzz(
-    target: Target, seeds: Sequence[bytes], *, seed: int, seconds: float = 1e9, runs: int = 1 << 62, slow: float = 5.0
+    target: Target,
+    seeds: Sequence[bytes],
+    *,
+    seed: int,
+    seconds: float = 1e9,
+    runs: int = 1 << 62,
+    slow: float = SECONDS,
 ) -> int:
-    """How many inputs were tried; whatever the target raises goes through, with the input as a note."""
+    """How many inputs were tried; whatever the target raises goes through, with the input as a note.
+
+    An input may take `slow` seconds of the processor, so that a busy machine is no hang, and may not
+    make this process larger by 512 MB.
+    """
     chance, done, until = random.Random(seed), 0, time.monotonic() + seconds
+    held, largest = timed(target, slow), _memory() + _MEMORY
     while done < runs and time.monotonic() < until:
         data = mutated(seeds, chance)
-        began = time.monotonic()
         try:
-            target(data)
-            assert time.monotonic() - began < slow, "too slow"
+            held(data)
+            assert _memory() < largest, "too much memory"
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
                 error.args = (*error.args, f"seed {seed}, input {done}: {data.hex()}")
             raise
         done += 1
     return done
+
+
+def _memory() -> int:
+    """The largest size of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

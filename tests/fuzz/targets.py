@@ -9,7 +9,7 @@ from sdconvert import formats
 from sdconvert.checkpoint import Checkpoint
 from sdconvert.errors import SdconvertError, UnreadableError
 from sdconvert.extract import extract
-from sdconvert.formats import bare_pickle, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from sdconvert.formats import torch_zip
 from sdconvert.formats.storages import parse_storage_id
 from sdconvert.gather import SCRATCH, fill
 from sdconvert.limits import DEFAULT_LIMITS
@@ -37,7 +37,7 @@ def _storage(pid: object) -> object:
     return found.typed(Storage(MemorySource(bytes(found.nbytes)), 0, found.nbytes, str(found.key)))
 
 
-def pickle(data: bytes) -> None:
+def machine(data: bytes) -> None:
     """The machine, the walk from nodes to meaning, and all that comes after."""
     try:
         root, sources = resolve(run(MemorySource(data), limits=LIMITS).root, _storage)
@@ -87,12 +87,8 @@ def _is_fine(error: SdconvertError) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    "pickle": pickle,
-    "zip": _container(torch_zip),
-    "legacy": _container(torch_legacy),
-    "tar": _container(torch_tar),
-    "gzip": _container(gzipped),
-    "safetensors": _container(safetensors),
-    "bare": _container(bare_pickle),
+    "machine": machine,
+    **{module.NAME: _container(module) for module in formats.FORMATS},
+    "torchscript": _container(torch_zip),
     "whole": whole,
 }

@@ -24,6 +24,22 @@ def test_every_seed(target: str) -> None:
         TARGETS[target](data)
 
 
+def test_a_hang_is_found() -> None:
+    def hangs(data: bytes) -> None:
+        while True:
+            pass
+
+    with pytest.raises(AssertionError, match="too slow"):
+        fuzz(hangs, [b"seed"], seed=1, runs=1, slow=0.2)
+
+
+def test_a_bomb_is_found() -> None:
+    """In a process of its own: the largest size that this one ever had would count for all that it starts."""
+    code = "from tests.fuzz.mutate import fuzz; fuzz(lambda data: b'x' * (1 << 30), [b'seed'], seed=1, runs=1)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "AssertionError: ('too much memory'" in done.stderr
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_mutations(target: str) -> None:
     assert fuzz(TARGETS[target], seeds(target), seed=7, seconds=2.5) > 100

@@ -6,6 +6,7 @@ from . import (
     bombs,
     containers,
     execution,
+    growth,
     indexes,
     malformed,
     naming,
@@ -19,7 +20,7 @@ from .case import Case
 
 CLASSES: dict[str, tuple[Case, ...]] = {
     "code execution": tuple(execution.CASES),
-    "resource bombs": (*bombs.CASES, *shares.CASES),
+    "resource bombs": (*bombs.CASES, *growth.CASES, *shares.CASES),
     "malformed pickles": tuple(malformed.CASES),
     "storage lies": tuple(storages.CASES),
     "zip lies": tuple(zip_lies.CASES),

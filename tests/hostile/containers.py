@@ -12,7 +12,7 @@ import zlib
 
 from .case import Case, Tensor, converts, either, rejects
 from .legacy import MAGIC, old_tar, padded, stream, tar, tar_header, tar_member, tar_storages
-from .pickling import NONE, blob, call, dict_of, integer, name, pickled, tensor, tuple_of
+from .pickling import NONE, blob, call, dict_of, integer, list_of, name, pickled, tensor, tuple_of
 from .zips import FLOATS, Archive, Member, torch_zip
 
 W: dict[str, Tensor] = {"w": ("F32", (4,), FLOATS)}
@@ -84,6 +84,12 @@ _ABOUT = {"long-name": b"L", "long-link": b"K", "pax": b"x", "pax-global": b"g"}
 
 def _base256(number: int) -> bytes:
     return b"\x80" + number.to_bytes(11, "big") if number >= 0 else b"\xff" + (number % (1 << 88)).to_bytes(11, "big")
+
+
+def _many_storages(count: int) -> bytes:
+    """Each is a pickle of its own."""
+    each = (pickled(tuple_of(i, "cpu", name("torch.FloatStorage"))) + bytes(8) for i in range(count))
+    return pickled(integer(count)) + b"".join(each) + pickled(list_of())
 
 
 def _gnu_sparse() -> bytes:
@@ -166,6 +172,10 @@ CASES: list[Case] = [
             "pax-global-path": lambda: tar_header(b"x", 15, b"g") + padded(b"15 path=pickle\n") + old_tar(),
             "gnu-sparse": _gnu_sparse,
             "second-archive": lambda: old_tar() + old_tar(),
+            "20k-storages": lambda: old_tar(_many_storages(20_000), root=pickled(dict_of(("w", 1)))),
+            "two-by-dots": lambda: old_tar()[:-1024] + tar_member("x/../pickle", pickled(NONE)) + bytes(1024),
+            "two-by-root": lambda: old_tar()[:-1024] + tar_member("/pickle", pickled(NONE)) + bytes(1024),
+            "two-by-case": lambda: old_tar()[:-1024] + tar_member("PICKLE", pickled(NONE)) + bytes(1024),
             "two-named-alike": lambda: old_tar()[:-1024] + tar_member("./pickle", pickled(NONE)) + bytes(1024),
         },
     ),

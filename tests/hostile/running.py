@@ -62,8 +62,9 @@ class Server:
         print(json.dumps(job), file=self.process.stdin, flush=True)
         answer = json.loads(self.process.stdout.readline())
         said = {name: _beginning(logs / name) for name in ("stdout", "stderr")}
-        left = tuple(sorted(path.name for path in work.iterdir() if path.name not in (case.file, OUTPUT)))
-        return Outcome(**answer, **said, left=left)
+        named = case.args if answer["code"] == 0 else ()  # Such as the file for --extras.
+        left = {path.name for path in work.iterdir()} - {case.file, OUTPUT, *named}
+        return Outcome(**answer, **said, left=tuple(sorted(left)))
 
     def close(self) -> None:
         assert self.process.stdin is not None

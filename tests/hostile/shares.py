@@ -207,8 +207,24 @@ CASES: list[Case] = [
             ),
             "cycle": lambda: torch_zip(dict_of(W, ("s", b"]" + put(0) + get(0) + b"a"))),
             "numbers": lambda: torch_zip(dict_of(W, ("s", [1 << 8000, float("nan"), float("inf"), "\ud800", NONE]))),
+            "numbers-shared": lambda: torch_zip(
+                shared(list_of(*[1 << 4000] * 500)) + dict_of(W, ("s", list_of(*[get(5)] * 20_000)))
+            ),
+            "classes-shared": lambda: torch_zip(
+                shared(call("a." + "C" * 4000)) + dict_of(W, ("s", list_of(*[get(5)] * 200_000)))
+            ),
+            "controls": lambda: torch_zip(
+                shared(text("\x01" * 100_000)) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))
+            ),
+            "lists": lambda: torch_zip(
+                shared(list_of(*[NONE] * 100_000)) + dict_of(W, ("s", list_of(*[get(5)] * 50_000)))
+            ),
+            "key-shared": lambda: torch_zip(
+                shared(text("k" * 100_000)) + dict_of(W, ("s", list_of(*[b"}" + get(5) + b"Ns"] * 50_000)))
+            ),
+            "keys-alike": lambda: torch_zip(dict_of(W, ("s", dict_of((1, 1), ("1", 2), (True, 3), ("\ud800", 4))))),
         },
-        args=("--extras", "out.safetensors.json", "--dry-run"),
+        args=("--extras", "extras.json"),
     ),
     *rejects(
         "share-grows",

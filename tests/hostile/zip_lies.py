@@ -79,8 +79,24 @@ _NAMES = {
     "escape": "archive/\x1b[2J",
     "bidi": "archive/\u202e",
 }
+# Each is what some reader takes for the storage that is there already.
+_TWINS = {
+    "null": f"{DATA}\0",
+    "null-more": f"{DATA}\0.bak",
+    "backslash": DATA.replace("/", "\\"),
+    "slashes": "archive//data/0",
+    "dot": "archive/./data/0",
+    "dot-first": f"./{DATA}",
+    "dots": "archive/x/../data/0",
+    "absolute": f"/{DATA}",
+    "upwards": f"../{DATA}",
+}
 _METHODS = (1, 6, 9, 12, 14, 93, 95, 99)
 _CUTS = (3, 10, 29, 100, 200, 400, -1, -10, -22, -23, -60)
+
+
+def _unicode_path(path: bytes) -> bytes:
+    return struct.pack("<2HBL", 0x7075, 5 + len(path), 1, zlib.crc32(DATA.encode())) + path
 
 
 def overlap(header: str) -> bytes:
@@ -120,6 +136,8 @@ CASES: list[Case] = [
             "archive-in-comment": lambda: archive(comment=archive()),
             "end-in-comment": lambda: archive(comment=b"PK\5\6" + bytes(18)),
             "archive-as-prefix-of-tail": lambda: archive(tail=archive()),
+            **{key: lambda n=n: archive(Member(n, OTHER)) for key, n in _TWINS.items()},  # type: ignore[misc]
+            "directory": lambda: archive(Member(f"{DATA}/", b"")),
         },
     ),
     *rejects(
@@ -136,6 +154,11 @@ CASES: list[Case] = [
             "sizes-zero": lambda: field(DATA, "local", nbytes=0, packed=0),
             "flags-encrypted": lambda: field(DATA, "local", flags=1),
             "flags-descriptor": lambda: field(DATA, "local", flags=8),
+            "flags-utf8": lambda: field(DATA, "local", flags=0x800),
+            "flags-level": lambda: field(DATA, "local", flags=6),
+            "time": lambda: field(DATA, "local", time=1),
+            "date": lambda: field(DATA, "local", date=1),
+            "version": lambda: field(DATA, "local", version=45),
             "extra-cut": lambda: field(DATA, "local", extra=b"\1\0\xff\xff"),
             "pickle-name": lambda: field(PKL, "local", name=b"archive/data.pk1"),
             "magic": lambda: patched(0, b"PK\3\5"),
@@ -166,6 +189,15 @@ CASES: list[Case] = [
             "masked": lambda: changed(DATA, flags=0x2000),
             "encrypted-pickle": lambda: changed(PKL, flags=1),
             "symlink": lambda: field(DATA, "central", made_by=0x0314, attributes=0o120777 << 16),
+            "symlink-of-macos": lambda: field(DATA, "central", made_by=0x1314, attributes=0o120777 << 16),
+            "symlink-of-dos": lambda: field(DATA, "central", attributes=0o120777 << 16),
+            "fifo": lambda: field(DATA, "central", made_by=0x0314, attributes=0o010777 << 16),
+            "block-device": lambda: field(DATA, "central", made_by=0x0314, attributes=0o060777 << 16),
+            "directory": lambda: field(DATA, "central", made_by=0x0314, attributes=0o040777 << 16),
+            "directory-of-dos": lambda: field(DATA, "central", attributes=0x10),
+            "directory-with-bytes": lambda: archive(Member("archive/x/", b"bytes")),
+            "flags-utf8": lambda: field(DATA, "central", flags=0x800),
+            "unicode-path": lambda: field(DATA, "central", extra=_unicode_path(b"archive/data/1")),
             "symlink-unused": lambda: archive(
                 Member("archive/l", b"/etc/passwd", central={"made_by": 0x0314, "attributes": 0o120777 << 16})
             ),
@@ -236,6 +268,11 @@ CASES: list[Case] = [
             "extra-twice": lambda: small64(_EXTRA + _EXTRA, nbytes=_FULL, packed=_FULL),
             "extra-length": lambda: small64(b"\1\0\xff\xff" + bytes(16), nbytes=_FULL, packed=_FULL),
             "local-lies": lambda: small64(struct.pack("<2H2Q", 1, 16, 17, 17), "local", nbytes=_FULL, packed=_FULL),
+            "extra-idle-lies": lambda: small64(struct.pack("<2H2Q", 1, 16, 17, 17)),
+            "local-idle-lies": lambda: small64(struct.pack("<2H2Q", 1, 16, 17, 17), "local"),
+            "extra-longer": lambda: small64(_EXTRA, nbytes=_FULL, packed=_FULL),
+            "local-longer": lambda: small64(_EXTRA, "local", nbytes=_FULL, packed=_FULL),
+            "extra-out-of-order": lambda: small64(_EXTRA, header=_FULL),
         },
     ),
     *rejects(
@@ -300,6 +337,14 @@ CASES: list[Case] = [
             "described": described,
             "deflated": packed,
             "comment": lambda: archive(comment=b"hi"),
+            "zip64-extra": lambda: small64(struct.pack("<2H2Q", 1, 16, 16, 16), nbytes=_FULL, packed=_FULL),
+            "zip64-extra-idle": lambda: small64(struct.pack("<2H2Q", 1, 16, 16, 16)),
+            "unicode-path": lambda: field(DATA, "central", extra=_unicode_path(DATA.encode())),
+            "regular-file": lambda: field(DATA, "central", made_by=0x0314, attributes=0o100644 << 16),
+            "directory-entry": lambda: archive(
+                Member("archive/data/", b"", central={"made_by": 0x0314, "attributes": (0o040755 << 16) | 0x10})
+            ),
+            "utf8-flag": lambda: changed(DATA, flags=0x800),
         },
         W,
     ),

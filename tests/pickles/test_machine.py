@@ -276,6 +276,10 @@ class Bomb:
         return self.act, self.args
 
 
+def test_odd_escapes_are_read_as_python_reads_them_and_no_warning_is_raised() -> None:
+    assert run_bytes(rb"S'\q\8\777\101\x41\v\\'" + b"\n.").root == b"\\q\\8\xffAA\x0b\\"
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nothing_is_called(protocol: int, tmp_path: Any) -> None:
     data = pickle.dumps([Bomb(os.mkdir, str(tmp_path / "pwned")), Bomb(partial, os.mkdir, "x")], protocol)
