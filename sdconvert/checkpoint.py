@@ -118,6 +118,9 @@ class Checkpoint:
     `kind` names what the whole is, where the container decides that (``torchscript``).
     `globals` are the names that its pickles mention, `sources` the author's source code of
     classes where the file carries it, `warnings` what the reader noticed.
+
+    Of a directory, `files` are those that were read, `skipped` what else is there that could have been
+    meant. `shards` numbers the files that its storages are in, where that is a layout to be kept.
     """
 
     container: str
@@ -128,11 +131,15 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    shards: Mapping[Storage, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state dict that could be meant: where it is, how many tensors and bytes."""
+    """A state dict that could be meant: where it is, how many tensors and bytes. Of files that were not looked
+    into (`kind` is ``file``), `key` is the path, and `tensors` 0."""
 
     key: str
     tensors: int
@@ -154,7 +161,8 @@ class StateDict:
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
     ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``. `encoded` says which of the tensors
-    are parts of one that is not plain, by that one's name. `others` could have been meant too.
+    are parts of one that is not plain, by that one's name. `others` could have been meant too. `shards`
+    numbers the files that the storages are in, where that is a layout to be kept.
     """
 
     tensors: Mapping[str, TensorRef]
@@ -165,6 +173,7 @@ class StateDict:
     others: tuple[Candidate, ...] = ()
     leftovers: Value = None
     encoded: Mapping[str, Encoding] = field(default_factory=dict)
+    shards: Mapping[Storage, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -56,10 +56,11 @@ def extract(
         tensors=named,
         key="" if chosen.key == "." else chosen.key,
         kind=checkpoint.kind or _kind(chosen),
-        skipped=(*skipped, *dropped, *extraction.beside(chosen)),
+        skipped=(*skipped, *dropped, *extraction.beside(chosen), *checkpoint.skipped),
         warnings=(*checkpoint.warnings, *extraction.warnings, *_about_others(chosen, others)),
         others=tuple(extraction.candidate(other) for other in others),
         leftovers=extraction.leftovers(chosen),
+        shards=checkpoint.shards,
     )
 
 

@@ -25,18 +25,30 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One file of a sharded output, written or planned: `nbytes` of tensors, and their names."""
+
+    path: str
+    nbytes: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
 
     `verified` is True when the output was read back and found to be what was meant to be
-    written, False when that was switched off. `outputs` is empty after a dry run.
+    written, False when that was switched off. `outputs` is empty after a dry run, `shards` are those of a
+    sharded output after one too. `files` are the files of a directory that were read.
     """
 
     source: str
     container: str
     kind: str
     key: str
+    files: tuple[str, ...]
     outputs: tuple[Output, ...]
+    shards: tuple[Shard, ...]
     tensors: int
     bytes: int
     source_bytes: int
@@ -59,6 +71,7 @@ class Report:
         plan: Plan,
         *,
         outputs: tuple[Output, ...] = (),
+        shards: tuple[Shard, ...] = (),
         verified: bool = False,
         seconds: float = 0.0,
     ) -> Report:
@@ -70,7 +83,9 @@ class Report:
             container=checkpoint.container,
             kind=weights.kind,
             key=weights.key,
+            files=checkpoint.files,
             outputs=outputs,
+            shards=shards,
             tensors=len(plan.entries),
             bytes=plan.nbytes,
             source_bytes=source_bytes,
@@ -92,7 +107,9 @@ class Report:
             "container": self.container,
             "kind": self.kind,
             "key": self.key,
+            "files": list(self.files),
             "outputs": [{"path": output.path, "bytes": output.nbytes} for output in self.outputs],
+            "shards": [{"path": one.path, "bytes": one.nbytes, "names": list(one.names)} for one in self.shards],
             "tensors": self.tensors,
             "bytes": self.bytes,
             "source_bytes": self.source_bytes,
@@ -112,13 +129,19 @@ class Report:
         return "\n".join(printable(line) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        for output in self.outputs:
+        for output in self.outputs[:_SHOWN]:
             yield f"{self.source} -> {output.path}"
+        if len(self.outputs) > _SHOWN:
+            yield f"{self.source} -> and {len(self.outputs) - _SHOWN:,} more files"
         if not self.outputs:
             yield f"{self.source} (dry run, nothing was written)"
         what = _KINDS.get(self.kind, "a state dict")
         where = f" at {self.key}" if self.key else ""
         yield f"  source    {self.container}, {human(self.source_bytes)}: {what}{where}"
+        if self.files:
+            yield f"  files     {_listed(list(self.files))}"
+        if self.shards:
+            yield f"  shards    {len(self.shards):,}, the largest {human(max(one.nbytes for one in self.shards))}"
         checked = "verified bit by bit" if self.verified else "not verified"
         yield f"  tensors   {self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:

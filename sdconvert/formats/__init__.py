@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Folder, Source
 from ..source import read as read_bytes
-from . import bare_pickle, foreign, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
-from .protocol import DirectoryFormat, Format
+from . import bare_pickle, foreign, gzipped, safetensors, sharded, torch_legacy, torch_tar, torch_zip, weights_dir
+from .protocol import DirectoryFormat, Format, Nested
 
 # Tried in this order: the content decides, never a file's name.
 FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safetensors, bare_pickle)
 
-# Tried in this order: the names of the files decide, as that is what such a checkpoint is told by.
-DIRECTORIES: tuple[DirectoryFormat, ...] = ()
+# Tried in this order: the names of the files decide, as that is what such a checkpoint is told by. The last takes
+# what is not a layout of its own, and hands what it finds in it to the others.
+DIRECTORIES: tuple[DirectoryFormat, ...] = (sharded, weights_dir)
 
 _HEAD = 512
 
@@ -36,13 +35,20 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     raise foreign.named(head, source.nbytes)
 
 
-def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
+    if depth > limits.nesting:
+        raise UnreadableError(f"it has more than {limits.nesting} checkpoints inside each other. It is hostile")
     for layout in DIRECTORIES:
         if layout.sniff(folder):
-            return layout.read(folder, _nested(limits, 0), limits)
+            return layout.read(folder, _nested(limits, depth), limits)
     raise foreign.named_directory(folder)
 
 
-def _nested(limits: Limits, depth: int) -> Callable[[Source], Checkpoint]:
-    return lambda inner: read(inner, limits=limits, depth=depth + 1)
+def _nested(limits: Limits, depth: int) -> Nested:
+    def nested(inner: Source | Folder) -> Checkpoint:
+        if isinstance(inner, Folder):
+            return read_folder(inner, limits=limits, depth=depth + 1)
+        return read(inner, limits=limits, depth=depth + 1)
+
+    return nested

@@ -9,8 +9,9 @@ from ..checkpoint import Checkpoint
 from ..limits import Limits
 from ..source import Folder, Source
 
-Nested = Callable[[Source], Checkpoint]
-"""Reads a checkpoint inside a checkpoint. Handed down, so that no format imports another."""
+Nested = Callable[[Source | Folder], Checkpoint]
+"""Reads a checkpoint inside a checkpoint, a file or a part of a folder. Handed down, so that no format imports
+another."""
 
 
 class Format(Protocol):
