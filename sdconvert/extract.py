@@ -11,6 +11,7 @@ from itertools import islice
 
 from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
 from .errors import ChoiceError, UnreadableError, UnsupportedError
+from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
@@ -46,6 +47,7 @@ def extract(
         where = f" at key {key!r}" if key is not None else ""
         raise UnreadableError(f"there are no tensors{where or ' in it'}{_only_training(extraction)}")
     named, dropped = (names or Names()).apply(tensors)
+    refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
         shown = "; ".join(f"{name} is {tensor.why}" for name, tensor in lost[:3])

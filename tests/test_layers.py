@@ -28,7 +28,7 @@ ROWS = [
     "formats.sharded formats.weights_dir",
     "formats.foreign formats",
     "neighbours",
-    "names search",
+    "names search fsdp",
     "extract extras",
     "plan",
     "stream atomic",

@@ -34,7 +34,7 @@ def sniff(folder: Folder) -> bool:
 def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
     entry = as_shard(folder.entry)
     index = _Index() if entry else _index(folder, limits)
-    files = _set(folder, entry) if entry else list(dict.fromkeys(index.weight_map.values()))
+    files = _set(folder, entry) if entry else sorted(set(index.weight_map.values()))
     lost = [name for name in files if name not in folder.files]
     if lost:
         raise UnreadableError(

@@ -22,7 +22,9 @@ _TRAINING = re.compile(
     r"|custom_checkpoint|trainer_state|distrib_optim)([_-]?\d+)*|.*_(optim|optimizer)_states|zero_pp_rank_.*"
 )
 # What libraries call a model's own file; (family, pattern). Two of one family hold the same weights.
-_KNOWN = re.compile(r"(?:pytorch_)?(?P<family>model|model_\d+|adapter_model)|(?P<diffusers>diffusion_pytorch_model)")
+_KNOWN = re.compile(
+    r"(?:(?:pytorch_)?(?P<family>model(?:_\d+)?|adapter_model)|(?P<own>diffusion_pytorch_model))(?=\.|$)"
+)
 
 
 class Weights(NamedTuple):
@@ -96,7 +98,6 @@ def _is_training(name: str) -> bool:
 
 def _family(stem: str, variant: str) -> tuple[str, str, bool]:
     """The family of a name without its ending, its variant, and whether a library gives it."""
-    known = _KNOWN.match(stem)
-    if known and stem[known.end() : known.end() + 1] in ("", "."):
-        return known["family"] or known["diffusers"], variant or stem[known.end() + 1 :], True
+    if known := _KNOWN.match(stem):
+        return known["family"] or known["own"], variant or stem[known.end() + 1 :], True
     return stem, variant, False
