@@ -33,6 +33,8 @@ class NewFile:
         self.path, self.overwrite = path, overwrite
         self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.temporary: str | None = None
+        self.old: str | None = None
+        self.published = False
         try:
             self.fd = self._open()
         except BaseException:
@@ -77,8 +79,11 @@ class NewFile:
         """Return when the bytes are on the disk."""
         os.fsync(self.fd)
 
-    def publish(self) -> None:
-        """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
+    def publish(self, *, alone: bool = True) -> None:
+        """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile.
+
+        `alone`, an overwriting file that has its name keeps it; otherwise whoever put the old ones aside undoes it.
+        """
         if self.temporary is None and self.overwrite:
             hidden = self._hidden_name()
             self._link(f"/proc/self/fd/{self.fd}", hidden)
@@ -89,11 +94,14 @@ class NewFile:
             self.temporary = None
         else:
             self._link(self.temporary or f"/proc/self/fd/{self.fd}", self.path.name)
+        self.published = True
         try:
             os.fsync(self.directory)
         except OSError as error:
             if not self.overwrite:
                 self.withdraw()
+                raise
+            if not alone:
                 raise
             raise OutputError(
                 f"{self.path}: was replaced and is whole, but its directory could not be synced: {error.strerror}"
@@ -103,10 +111,42 @@ class NewFile:
         # With src_dir_fd, Python calls linkat(AT_SYMLINK_FOLLOW), which the links in /proc need.
         os.link(source, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
+    def put_aside(self, *, away: bool) -> None:
+        """Keep what is to be overwritten under a hidden name until `forget_old`; with `away` it loses its own now."""
+        hidden = self._hidden_name()
+        try:
+            if away:
+                os.rename(self.path.name, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            else:
+                os.link(
+                    self.path.name,
+                    hidden,
+                    src_dir_fd=self.directory,
+                    dst_dir_fd=self.directory,
+                    follow_symlinks=False,
+                )
+        except FileNotFoundError:
+            return
+        self.old = hidden
+
     def withdraw(self) -> None:
-        """Take the name back after `publish`; what an overwritten file held is gone all the same."""
-        if not self.overwrite:
+        """Undo `publish` and `put_aside`: the name is again what it was, or nobody's."""
+        if self.old is not None:
+            os.rename(self.old, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            with suppress(FileNotFoundError):  # Renaming to another link of the same file does nothing.
+                os.unlink(self.old, dir_fd=self.directory)
+            self.old = None
+        elif self.published:
             os.unlink(self.path.name, dir_fd=self.directory)
+        self.published = False
+
+    def forget_old(self) -> None:
+        """Remove what was put aside."""
+        for _ in range(2):  # As in `close`.
+            if self.old is not None:
+                with suppress(OSError):
+                    os.unlink(self.old, dir_fd=self.directory)
+                    self.old = None
 
     def close(self) -> None:
         """Let go; what was not published is gone."""
@@ -143,18 +183,27 @@ def new_file(path: Path, *, overwrite: bool, nbytes: int) -> Iterator[NewFile]:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
 
 
-def publish(files: list[NewFile]) -> None:
-    """Give all files their names, the first one last: it is what says that the others are there."""
-    done: list[NewFile] = []
+def publish(files: list[NewFile], *, one: bool = False) -> None:
+    """Give all files their names, the first one last: it is what says that the others are there.
+
+    An error leaves what was there before. With `one` they are parts of one thing, an index and its shards: the old
+    index goes away before the first shard is replaced, so that not even a kill leaves one that names parts of both.
+    """
     try:
+        if len(files) > 1:
+            for file in files:
+                if file.overwrite:
+                    file.put_aside(away=one and file is files[0])
         for file in reversed(files):
-            file.publish()
-            done.append(file)
+            file.publish(alone=len(files) == 1)
     except BaseException:
-        for file in done:
+        # Alone, a file that was replaced stays so: what it replaced was not kept, and it is whole.
+        for file in files if len(files) > 1 else ():
             with suppress(OSError):
                 file.withdraw()
         raise
+    for file in files:
+        file.forget_old()
 
 
 def reserve(fd: int, nbytes: int) -> None:

@@ -81,7 +81,7 @@ def convert(
             ) as files:
                 with within(opened.name):
                     opened.origin.check_unchanged()
-                publish(files)
+                publish(files, one=bool(shards))
                 outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
         return Report.of(
             opened.name,

@@ -6,9 +6,11 @@ import argparse
 import gc
 import io
 import json
+import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from ..errors import ChoiceError, SdconvertError, printable
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # A name may not fit the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    with suppress(ValueError, OSError):  # A checkpoint may have more shards than the 1024 files that are usual.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:

@@ -175,17 +175,17 @@ class _Merged:
         lost = [name for name in weight_map if name not in self.tensors]
         if lost:
             raise UnreadableError(
-                f"{len(lost)} tensors of the index are in none of its shards: {_listed(lost)}. "
+                f"the index has tensors that are in none of its shards: {_listed(lost)}. "
                 f"{weight_map[lost[0]]} is not the file that it was made for"
             )
         extra = [name for name in self.home if name not in weight_map]
         tied = {id(self.tensors[name]) for name in weight_map}
         extra = [name for name in extra if id(self.tensors[name]) not in tied]
         if extra:
-            self.warnings.append(f"{len(extra)} tensors are in the shards but not in the index: {_listed(extra)}")
+            self.warnings.append(f"the shards have tensors that are not in the index: {_listed(extra)}")
         moved = [name for name, file in weight_map.items() if self.home.get(name, file) != file]
         if moved:
-            self.warnings.append(f"{len(moved)} tensors are in other shards than the index says: {_listed(moved)}")
+            self.warnings.append(f"the index has tensors in other shards than they are in: {_listed(moved)}")
 
 
 def _storages(value: Value) -> Iterator[Storage]:
@@ -199,7 +199,8 @@ def _storages(value: Value) -> Iterator[Storage]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(map(_shown, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(_shown, names[:_SHOWN])) + more
 
 
 def _shown(value: Any) -> str:
