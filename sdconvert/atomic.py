@@ -14,9 +14,10 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 from .errors import OutputError
 from .source import Origin
@@ -217,24 +218,36 @@ def reserve(fd: int, nbytes: int) -> None:
 
 
 @contextmanager
-def syncing(file: NewFile) -> Iterator[None]:
-    """Sync in the background while the block runs, which may read the file; OSError of either at its end."""
-    failures: list[OSError] = []
+def syncing() -> Iterator[Callable[[NewFile], None]]:
+    """A function that has a complete file synced, in the background, one after the other, while the block runs.
+
+    It may read them, and write others. At its end all are synced; OutputError names one that could not be.
+    """
+    waiting: SimpleQueue[NewFile | None] = SimpleQueue()
+    failures: list[tuple[NewFile, OSError]] = []
+    failed = threading.Event()
 
     def work() -> None:
-        try:
-            file.sync()
-        except OSError as error:
-            failures.append(error)
+        while (file := waiting.get()) is not None:
+            if not failed.is_set():
+                try:
+                    file.sync()
+                except OSError as error:
+                    failures.append((file, error))
+                    failed.set()
 
     worker = threading.Thread(target=work, name="sdconvert-sync", daemon=True)
     worker.start()
     try:
-        yield
+        yield waiting.put
+    except BaseException:
+        failed.set()  # Nobody needs the rest.
+        raise
     finally:
+        waiting.put(None)
         worker.join()
-    if failures:
-        raise failures[0]
+    for file, error in failures:
+        raise OutputError(f"{file.path}: cannot be written: {error.strerror}. Nothing was left behind") from error
 
 
 def check_target(path: Path, *, overwrite: bool, source: Origin | None) -> None:
