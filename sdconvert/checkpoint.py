@@ -139,7 +139,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Candidate:
     """A state dict that could be meant: where it is, how many tensors and bytes. Of files that were not looked
-    into (`kind` is ``file``), `key` is the path, and `tensors` 0."""
+    into (`kind` is ``file`` or ``directory``), `key` is the path, and `tensors` 0."""
 
     key: str
     tensors: int

@@ -47,9 +47,10 @@ def planned(target: Path, plan: Plan, writer: Writer, metadata: Mapping[str, str
     parts = plan.parts()
     if len(parts) == 1:
         return [NewOutput(target, writer.lay_out(plan, metadata))]
+    if not target.suffix:
+        raise ChoiceError(f"{target}: the shards need an ending; name it {target}{writer.SUFFIX}")
     if _TOTAL in metadata:
         raise ChoiceError(f"metadata {_TOTAL!r} is set by the index itself")
-    # Without what the target may end like, whatever it is called: model.pt, pytorch_model.bin, model.fp16.safetensors.
     names = [ShardName(target.stem, number, len(parts), target.suffix).name for number in range(1, len(parts) + 1)]
     outputs = []
     weight_map: dict[str, str] = {}

@@ -208,6 +208,11 @@ def test_shards_beside_the_source_carry_its_name(tmp_path: Path) -> None:
     assert report.tensors == 2
 
 
+def test_shards_need_an_ending(tmp_path: Path) -> None:
+    with pytest.raises(sdconvert.ChoiceError, match=r"name it .*/out\.safetensors"):
+        sdconvert.convert(saved(state(9, 9), tmp_path), tmp_path / "out", format="safetensors", max_shard_size=9)
+
+
 @pytest.mark.parametrize("before", [10, 20, 1000], ids=["more shards", "fewer shards", "one file"])
 @pytest.mark.parametrize("after", [15, 1000], ids=["shards", "one file"])
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -52,7 +52,7 @@ def weights(names: Iterable[str]) -> list[Weights]:
     names = [name for name in names if "/" not in name]
     found: dict[tuple[object, ...], Weights] = {}
     for name in names:
-        if index := as_index(name):
+        if (index := as_index(name)) and index.ending in _ENDINGS:
             family, variant, known = _family(index.stem, index.variant)
             one = Weights(name, family, variant, index.ending == ".safetensors", True, known)
             found[(family, variant, one.safe, "index")] = one

@@ -121,13 +121,16 @@ def _below(folder: Folder) -> Iterator[str]:
 
 
 def _choice(folder: Folder, found: list[Weights], inside: list[str]) -> ChoiceError:
+    place = folder.name.rstrip("/")
     if found:
-        options = [Candidate(one.entry, 0, folder.files[one.entry] * (not one.sharded), "file") for one in found]
+        options = [
+            Candidate(f"{place}/{one.entry}", 0, folder.files[one.entry] * (not one.sharded), "file") for one in found
+        ]
     else:
         sizes = {
             name: sum(size for file, size in folder.files.items() if file.startswith(name)) for name in inside[:_MOST]
         }
-        options = [Candidate(name.removesuffix("/"), 0, size, "directory") for name, size in sizes.items()]
-    listed = ", ".join(f"{folder.name}/{one.key}" for one in options[:_SHOWN])
+        options = [Candidate(f"{place}/{name}".rstrip("/"), 0, size, "directory") for name, size in sizes.items()]
+    listed = ", ".join(one.key for one in options[:_SHOWN])
     more = f", and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
     return ChoiceError(f"holds several checkpoints. Name one of them: {listed}{more}", options)

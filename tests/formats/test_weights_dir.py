@@ -75,8 +75,8 @@ def test_several_checkpoints_are_a_choice_by_path(tmp_path: Path) -> None:
     with pytest.raises(sdconvert.ChoiceError, match=r"several checkpoints\. Name one of them") as caught:
         taken(tmp_path)
     assert [(one.key, one.kind) for one in caught.value.candidates] == [
-        ("checkpoint-1000", "directory"),
-        ("checkpoint-500", "directory"),
+        (f"{tmp_path}/checkpoint-1000", "directory"),
+        (f"{tmp_path}/checkpoint-500", "directory"),
     ]
     assert f"{tmp_path}/checkpoint-500" in str(caught.value)
     assert taken(tmp_path / "checkpoint-500")[0].files == ("model.safetensors",)
@@ -102,8 +102,8 @@ def test_two_models_of_accelerate_are_a_choice(tmp_path: Path) -> None:
         taken(tmp_path)
     sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.safetensors"))]
     assert [(one.key, one.nbytes) for one in caught.value.candidates] == [
-        ("model.safetensors", sizes[0]),
-        ("model_1.safetensors", sizes[1]),
+        (f"{tmp_path}/model.safetensors", sizes[0]),
+        (f"{tmp_path}/model_1.safetensors", sizes[1]),
     ]
 
 
@@ -156,7 +156,10 @@ def test_a_single_file_and_shards_of_one_name_are_a_choice(tmp_path: Path) -> No
     index(tmp_path, "model.safetensors.index.json", *shards)
     with pytest.raises(sdconvert.ChoiceError) as caught:
         taken(tmp_path)
-    assert [one.key for one in caught.value.candidates] == ["model.safetensors", "model.safetensors.index.json"]
+    assert [Path(one.key).name for one in caught.value.candidates] == [
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ]
 
 
 def test_several_indexes_are_a_choice(tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_several_indexes_are_a_choice(tmp_path: Path) -> None:
         index(tmp_path, f"{stem}.safetensors.index.json", f"{stem}-00001-of-00001.safetensors")
     with pytest.raises(sdconvert.ChoiceError) as caught:
         taken(tmp_path)
-    assert [one.key for one in caught.value.candidates] == [
+    assert [Path(one.key).name for one in caught.value.candidates] == [
         "first.safetensors.index.json",
         "second.safetensors.index.json",
     ]
@@ -175,7 +178,7 @@ def test_several_files_are_a_choice(tmp_path: Path) -> None:
     make(tmp_path, "best.pt", "last.pt", "optimizer.pt")
     with pytest.raises(sdconvert.ChoiceError) as caught:
         taken(tmp_path)
-    assert [one.key for one in caught.value.candidates] == ["best.pt", "last.pt"]
+    assert [Path(one.key).name for one in caught.value.candidates] == ["best.pt", "last.pt"]
 
 
 def test_a_pipelines_components_are_candidates(tmp_path: Path) -> None:
@@ -233,6 +236,7 @@ def test_what_has_no_checkpoints_name_is_not_looked_at(name: str, tmp_path: Path
         ),
         ("w.safetensors w.pt w.ckpt", ["w.safetensors"]),
         ("modeling.pt models.bin", ["modeling.pt", "models.bin"]),
+        ("tf_model.h5.index.json tf_model-00001-of-00001.h5 w.pt", ["w.pt"]),
         ("optimizer.pt", []),
         ("sub/model.safetensors", []),
     ],
