@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
 
 import sdconvert
+from sdconvert import formats
+from sdconvert.source import MemorySource
 from tests.outputs import contents, same
 
 Tensors = dict[str, torch.Tensor]
@@ -271,3 +276,67 @@ def test_one_shard_by_itself_is_converted_with_a_word(tmp_path: Path, out: Path)
     report, found = read(source / TWO, out)
     assert found.keys() == {"b"}
     assert report.warnings == ("it is shard 2 of 2; name the directory or the index to have all of them",)
+
+
+class Elsewhere:
+    """A folder that is no directory: all that a format may use of one."""
+
+    def __init__(self, files: dict[str, bytes], entry: str = "") -> None:
+        self.name, self.stem, self.entry = "elsewhere", Path("elsewhere"), entry
+        self._sources = {name: MemorySource(data, name) for name, data in sorted(files.items())}
+        self.files = {name: len(files[name]) for name in self._sources}
+        self.nbytes = sum(self.files.values())
+        self.opened: list[str] = []
+
+    def open(self, name: str) -> MemorySource:
+        self.opened.append(name)
+        return self._sources[name]
+
+    def check_unchanged(self) -> None: ...
+
+    def is_same_file(self, other: os.stat_result) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+def test_a_folder_may_be_anywhere_and_only_what_is_needed_of_it_is_opened() -> None:
+    index = json.dumps({"weight_map": {"a": ONE, "b": TWO}}).encode()
+    shards = {ONE: save(tensors("a")), TWO: save(tensors("b")), INDEX: index}
+    others = {"pytorch_model.bin": b"never", "optimizer.pt": b"never", "model.fp16.safetensors": b"never"}
+    for files, entry, expected in [
+        (shards, INDEX, [INDEX, ONE, TWO]),
+        (shards | others, "", [INDEX, ONE, TWO]),
+        ({"model.safetensors": save(tensors("a"))} | others, "", ["model.safetensors"]),
+        ({f"run/1/{name}": data for name, data in shards.items()}, "", [f"run/1/{n}" for n in (INDEX, ONE, TWO)]),
+        (
+            {"model_index.json": b"{}", **{f"unet/{name}": data for name, data in shards.items()}},
+            "",
+            [f"unet/{name}" for name in (INDEX, ONE, TWO)],
+        ),
+    ]:
+        folder = Elsewhere(files, entry)
+        checkpoint = formats.read_folder(folder)
+        assert folder.opened == expected
+        assert list(checkpoint.files) == expected
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([ONE, TWO, INDEX, "a", "b", "c", "", "/"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "c", "weight_map", "metadata", "format"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(index=st.fixed_dictionaries({"weight_map": _JSON, "metadata": _JSON}) | _JSON)
+def test_any_index_is_read_or_refused(index: object) -> None:
+    files = {ONE: save(tensors("a")), TWO: save(tensors("b")), INDEX: json.dumps(index).encode()}
+    try:
+        checkpoint = formats.read_folder(Elsewhere(files, INDEX))
+    except sdconvert.UnreadableError as error:
+        assert "\n" not in str(error)
+    else:
+        assert {"a", "b"} & set(checkpoint.root.by_name())
