@@ -116,19 +116,21 @@ class NewFile:
         """Keep what is to be overwritten under a hidden name until `forget_old`; with `away` it loses its own now."""
         hidden = self._hidden_name()
         try:
-            if away:
+            if away or not self._linked(hidden):
                 os.rename(self.path.name, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-            else:
-                os.link(
-                    self.path.name,
-                    hidden,
-                    src_dir_fd=self.directory,
-                    dst_dir_fd=self.directory,
-                    follow_symlinks=False,
-                )
         except FileNotFoundError:
             return
         self.old = hidden
+
+    def _linked(self, hidden: str) -> bool:
+        """Give what is there a second name. False where the file system, or who owns the file, does not allow it."""
+        try:
+            os.link(self.path.name, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return False
+        return True
 
     def withdraw(self) -> None:
         """Undo `publish` and `put_aside`: the name is again what it was, or nobody's."""

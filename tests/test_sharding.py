@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,6 +231,24 @@ def test_an_old_output_is_never_mixed_with_a_new_one(before: int, after: int, ov
         with pytest.raises(sdconvert.OutputError, match=match):
             sdconvert.convert(source, tmp_path, max_shard_size=after, overwrite=overwrite)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_overwriting_where_a_file_may_not_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have no links, and Linux forbids them to files of others: then the old is moved aside."""
+    source, real = saved(state(10, 10), tmp_path), os.link
+
+    def link(src: str, dst: str, **options: Any) -> None:
+        if not options.get("follow_symlinks", True):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(src, dst, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    sdconvert.convert(source, tmp_path, max_shard_size=10)
+    before = written(tmp_path)
+    saved(state(10, 10), tmp_path)
+    sdconvert.convert(source, tmp_path, max_shard_size=10, overwrite=True)
+    assert written(tmp_path) == before
+    assert sdconvert.verify(source, tmp_path / INDEX).equal
 
 
 def test_other_files_in_the_directory_are_no_ones_business(tmp_path: Path) -> None:

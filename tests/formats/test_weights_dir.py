@@ -7,6 +7,7 @@ The layouts are those that transformers 5.24, accelerate 1.15, diffusers 0.42, P
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 import sdconvert
+from sdconvert import formats
+from sdconvert.checkpoint import Checkpoint
+from sdconvert.formats.protocol import Nested
 from sdconvert.formats.weight_files import choose, training_state, weights
+from sdconvert.limits import Limits
+from sdconvert.source import Folder
 
 Tree = dict[str, Any]
 TRAINER = """optimizer.pt scheduler.pt rng_state.pth training_args.bin trainer_state.json config.json
@@ -94,6 +100,35 @@ def test_accelerates_directory(model: str, tmp_path: Path) -> None:
     report, skipped = taken(tmp_path)
     assert report.files == (model,)
     assert skipped == dict.fromkeys(["custom_checkpoint_0.pkl", "dl_state_dict.bin", *rest], "training state")
+
+
+class Distributed:
+    """A layout of its own, in the place of the one of DCP: it sees the part of the folder that is its."""
+
+    NAME = "distributed"
+
+    def sniff(self, folder: Folder) -> bool:
+        return ".metadata" in folder.files
+
+    def read(self, folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
+        assert list(folder.files) == [".metadata", "__0_0.distcp"]
+        assert (folder.name.rsplit("/", 1)[1], folder.entry) == ("pytorch_model_fsdp_0", "")
+        return replace(nested(folder.open("__0_0.distcp")), files=("__0_0.distcp",))
+
+
+def test_a_layout_inside_a_trainers_directory_is_handed_to_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP under Trainer and accelerate: the model in one directory with DCP's files, the optimizer in another."""
+    run = make(tmp_path / "checkpoint-5", "scheduler.pt", "rng_state_0.pth", "trainer_state.json")
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        make(run / part, "__0_0.pt")
+        (run / part / "__0_0.pt").rename(run / part / "__0_0.distcp")
+        (run / part / ".metadata").write_bytes(b"")
+    monkeypatch.setattr(formats, "DIRECTORIES", (Distributed(), *formats.DIRECTORIES))
+    report, skipped = taken(tmp_path)
+    assert report.files == ("checkpoint-5/pytorch_model_fsdp_0/__0_0.distcp",)
+    assert skipped == dict.fromkeys(["checkpoint-5/rng_state_0.pth", "checkpoint-5/scheduler.pt"], "training state")
 
 
 def test_two_models_of_accelerate_are_a_choice(tmp_path: Path) -> None:
