@@ -14,9 +14,10 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 from .errors import OutputError
 from .source import Origin
@@ -34,6 +35,7 @@ class NewFile:
         self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.temporary: str | None = None
         self.replaced = False
+        self.old: str | None = None
         try:
             self.fd = self._open()
         except BaseException:
@@ -79,8 +81,11 @@ class NewFile:
         """Return when the bytes are on the disk."""
         os.fsync(self.fd)
 
-    def publish(self) -> None:
-        """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile."""
+    def publish(self, *, alone: bool = True) -> None:
+        """Give the file its name. It must be synced already. FileExistsError if the name was taken meanwhile.
+
+        `alone`, a file that has replaced another stays; otherwise whoever put the old ones aside undoes it.
+        """
         nameless = f"/proc/self/fd/{self.fd}"
         try:
             self._link(self.temporary or nameless, self.path.name)
@@ -99,6 +104,8 @@ class NewFile:
             if not self.replaced:
                 self.withdraw()
                 raise
+            if not alone:
+                raise
             raise OutputError(
                 f"{self.path}: was replaced and is whole, but its directory could not be synced: {error.strerror}"
             ) from error
@@ -107,10 +114,43 @@ class NewFile:
         # With src_dir_fd, Python calls linkat(AT_SYMLINK_FOLLOW), which the links in /proc need.
         os.link(source, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
+    def put_aside(self, *, away: bool) -> None:
+        """Keep what is to be overwritten under a hidden name until `forget_old`; with `away` it loses its own now."""
+        hidden = self.old = self._hidden_name()  # Before it is there: an interrupt may come right after.
+        try:
+            if away or not self._linked(hidden):
+                os.rename(self.path.name, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except FileNotFoundError:
+            self.old = None
+
+    def _linked(self, hidden: str) -> bool:
+        """Give what is there a second name. False where the file system, or who owns the file, does not allow it."""
+        try:
+            os.link(self.path.name, hidden, src_dir_fd=self.directory, dst_dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return False
+        return True
+
     def withdraw(self) -> None:
-        """Take the name back after `publish`; a file that was replaced stays, as what was there before is gone."""
-        if not self.replaced and self.is_published():
+        """Undo `publish` and `put_aside`: the name is again what it was, or nobody's. A file that was replaced and not
+        put aside is gone, so what replaced it stays."""
+        if self.old is not None:
+            os.rename(self.old, self.path.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            with suppress(FileNotFoundError):  # Renaming to another link of the same file does nothing.
+                os.unlink(self.old, dir_fd=self.directory)
+            self.old = None
+        elif not self.replaced and self.is_published():
             os.unlink(self.path.name, dir_fd=self.directory)
+
+    def forget_old(self) -> None:
+        """Remove what was put aside."""
+        for _ in range(2):  # As in `close`.
+            if self.old is not None:
+                with suppress(OSError):
+                    os.unlink(self.old, dir_fd=self.directory)
+                    self.old = None
 
     def is_published(self) -> bool:
         """Whether the file has its name. Asked of the disk: an interrupt may come before it could be noted here."""
@@ -163,18 +203,30 @@ def new_file(path: Path, *, overwrite: bool, nbytes: int) -> Iterator[NewFile]:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
 
 
-def publish(files: list[NewFile]) -> None:
-    """Give all files their names, the first one last: it is what says that the others are there."""
-    done: list[NewFile] = []
+def publish(files: list[NewFile], *, one: bool = False) -> None:
+    """Give all files their names, the first one last: it is what says that the others are there.
+
+    An error leaves what was there before. With `one` they are parts of one thing, an index and its shards: the old
+    index goes away before the first shard is replaced, so that not even a kill leaves one that names parts of both.
+    """
     try:
+        if len(files) > 1:
+            for file in files:
+                if file.overwrite:
+                    file.put_aside(away=one and file is files[0])
         for file in reversed(files):
-            done.append(file)  # Before it is: an interrupt may come right after.
-            file.publish()
+            file.publish(alone=len(files) == 1)
     except BaseException:
-        for file in done:
+        for file in files:
             with suppress(OSError):
                 file.withdraw()
         raise
+    try:
+        for file in files:
+            file.forget_old()
+    finally:  # An interrupt may have come.
+        for file in files:
+            file.forget_old()
 
 
 def reserve(fd: int, nbytes: int) -> None:
@@ -188,24 +240,36 @@ def reserve(fd: int, nbytes: int) -> None:
 
 
 @contextmanager
-def syncing(file: NewFile) -> Iterator[None]:
-    """Sync in the background while the block runs, which may read the file; OSError of either at its end."""
-    failures: list[OSError] = []
+def syncing() -> Iterator[Callable[[NewFile], None]]:
+    """A function that has a complete file synced, in the background, one after the other, while the block runs.
+
+    It may read them, and write others. At its end all are synced; OutputError names one that could not be.
+    """
+    waiting: SimpleQueue[NewFile | None] = SimpleQueue()
+    failures: list[tuple[NewFile, OSError]] = []
+    failed = threading.Event()
 
     def work() -> None:
-        try:
-            file.sync()
-        except OSError as error:
-            failures.append(error)
+        while (file := waiting.get()) is not None:
+            if not failed.is_set():
+                try:
+                    file.sync()
+                except OSError as error:
+                    failures.append((file, error))
+                    failed.set()
 
     worker = threading.Thread(target=work, name="sdconvert-sync", daemon=True)
     worker.start()
     try:
-        yield
+        yield waiting.put
+    except BaseException:
+        failed.set()  # Nobody needs the rest.
+        raise
     finally:
+        waiting.put(None)
         worker.join()
-    if failures:
-        raise failures[0]
+    for file, error in failures:
+        raise OutputError(f"{file.path}: cannot be written: {error.strerror}. Nothing was left behind") from error
 
 
 def check_target(path: Path, *, overwrite: bool, source: Origin | None) -> None:

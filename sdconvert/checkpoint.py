@@ -128,6 +128,9 @@ class Checkpoint:
     classes where the file carries it, `warnings` what the reader noticed. With `members`, `root` maps the
     names of files in an archive to what each of them holds. `aside` is what is not in the state dict by the
     container's own rules, such as constants, and is taken when a key names it.
+
+    Of a directory, `files` are those that were read, `skipped` what else is there that could have been
+    meant. `shards` numbers the files that its storages are in, where that is a layout to be kept.
     """
 
     container: str
@@ -140,11 +143,15 @@ class Checkpoint:
     sources: Mapping[str, str] = field(default_factory=dict)
     members: bool = False
     aside: Mapping[str, Aside] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    shards: Mapping[Storage, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state dict that could be meant: where it is, how many tensors and bytes."""
+    """A state dict that could be meant: where it is, how many tensors and bytes. Of files that were not looked
+    into (`kind` is ``file`` or ``directory``), `key` is the path, and `tensors` 0."""
 
     key: str
     tensors: int
@@ -166,7 +173,8 @@ class StateDict:
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
     ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``, ``exported``. `encoded` says which of the
-    tensors are parts of one that is not plain, by that one's name. `others` could have been meant too.
+    tensors are parts of one that is not plain, by that one's name. `others` could have been meant too. `shards`
+    numbers the files that the storages are in, where that is a layout to be kept.
     """
 
     tensors: Mapping[str, TensorRef]
@@ -177,6 +185,7 @@ class StateDict:
     others: tuple[Candidate, ...] = ()
     leftovers: Value = None
     encoded: Mapping[str, Encoding] = field(default_factory=dict)
+    shards: Mapping[Storage, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -23,6 +23,8 @@ from .plan import make_plan
 from .progress import Bar, no_bar
 from .remote import is_url
 from .report import Output, Report
+from .sharding import check_mixing, parse_size, shards_of, target_of
+from .sharding import planned as lay_out
 
 
 def convert(
@@ -33,6 +35,7 @@ def convert(
     key: str | None = None,
     names: Names | None = None,
     dtype: str | None = None,
+    max_shard_size: int | str | None = None,
     metadata: Mapping[str, str] | None = None,
     extras: PathLike | None = None,
     verify: bool = True,
@@ -44,10 +47,12 @@ def convert(
 ) -> Report:
     """Write the weights of `source` to `output`, a path or an fsspec URL, bit for bit, and say what was done.
 
-    `output`'s ending names its format unless `format` does; without `output` it is `source`
-    with the ending of `format`, beside it, a safetensors file. `key` is the dotted path of the state dict,
-    needed only where there are several; `names` renames and filters. With `dtype`, a torch
-    name, floating-point tensors are cast to it, which needs torch. `metadata` joins the
+    `output`'s ending names its format unless `format` does; in a directory it is ``model`` with the
+    ending of `format`, a safetensors file; without `output` it is `source` with that ending, beside it.
+    `key` is the dotted path of the state dict, needed only where there are several; `names` renames and
+    filters. With `dtype`, a torch name, floating-point tensors are cast to it, which needs torch.
+    `max_shard_size`, in bytes or such as ``5GB``, splits the output into shards with an index, as
+    huggingface_hub does; 0 is one file, None keeps the shards of a sharded source. `metadata` joins the
     output's header. `extras` is a path for what is not weights, as JSON. `threads` copy at once.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
@@ -62,6 +67,7 @@ def convert(
                 key=key,
                 names=names,
                 dtype=dtype,
+                max_shard_size=max_shard_size,
                 metadata=metadata,
                 extras=extras,
                 verify=verify,
@@ -78,7 +84,7 @@ def convert(
     began = time.perf_counter()
     with open_checkpoint(source, limits=limits) as opened:
         suffix = writers.named(format or "safetensors").SUFFIX
-        target = Path(output) if output is not None else Path(f"{opened.origin.stem}{suffix}")
+        target = target_of(output, opened.origin.stem, suffix)
         writer = writers.for_path(target, format)
         if metadata and not writer.HAS_METADATA:
             raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
@@ -86,9 +92,12 @@ def convert(
             check_target(path, overwrite=overwrite, source=opened.origin)
         weights = opened.extract(key, names)
         with within(opened.name):
-            plan = make_plan(weights, dtype=_cast_dtype(dtype), limits=limits)
-            layout = writer.lay_out(plan, {**opened.checkpoint.metadata, **(metadata or {})})
-        planned = [NewOutput(target, layout)]
+            plan = make_plan(weights, dtype=_cast_dtype(dtype), shard_bytes=parse_size(max_shard_size), limits=limits)
+            planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
+        for new in planned:
+            check_target(new.path, overwrite=overwrite, source=opened.origin)
+        check_mixing(target, [new.path for new in planned])
+        shards = shards_of(plan, planned)
         if extras is not None:
             planned.append(NewOutput(Path(extras), BytesLayout(to_json(weights.leftovers))))
         outputs: list[Output] = []
@@ -100,6 +109,7 @@ def convert(
                 opened.checkpoint,
                 weights,
                 plan,
+                shards=shards,
                 outputs=tuple(outputs),
                 verified=verify and not dry_run,
                 seconds=time.perf_counter() - began,
@@ -114,7 +124,7 @@ def convert(
             with within(opened.name):
                 opened.origin.check_unchanged()
             report = finish()
-            publish(files)  # Last: whatever fails before has left nothing.
+            publish(files, one=bool(shards))  # Last: whatever fails before has left nothing.
             return report
 
 

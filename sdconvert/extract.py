@@ -12,6 +12,7 @@ from itertools import islice
 
 from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
 from .errors import ChoiceError, UnreadableError, UnsupportedError
+from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
@@ -51,6 +52,7 @@ def extract(
         where = f" at key {key!r}" if key is not None else ""
         raise _nothing(extraction, where or " in it")
     named, dropped = (names or Names()).apply(tensors)
+    refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
         shown = "; ".join(f"{name} is {tensor.why}" for name, tensor in lost[:3])
@@ -61,10 +63,11 @@ def extract(
         tensors=named,
         key="" if chosen.key == "." else chosen.key,
         kind=checkpoint.kind or extraction.kind(chosen),
-        skipped=(*skipped, *dropped, *extraction.beside(chosen), *_aside(checkpoint)),
+        skipped=(*skipped, *dropped, *extraction.beside(chosen), *_aside(checkpoint), *checkpoint.skipped),
         warnings=(*checkpoint.warnings, *extraction.warnings, *_about_others(chosen, others)),
         others=tuple(extraction.candidate(other) for other in others),
         leftovers=extraction.leftovers(chosen),
+        shards=checkpoint.shards,
     )
 
 

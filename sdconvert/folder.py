@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import UnreadableError, within
-from .source import FileSource, Source
+from .source import FileSource, Folder, Source
 
 _DEPTH = 4  # DeepSpeed's, PyTorch Lightning's and diffusers' directories are two or three deep.
 _FILES = 1_000_000
@@ -22,7 +22,8 @@ class LocalFolder:
 
     def __init__(self, path: str | os.PathLike[str], entry: str = "") -> None:
         self.name = os.fspath(path)
-        self.stem = Path(self.name)
+        # "." and ".." have no name of their own that an output could be called after.
+        self.stem = Path(self.name) if Path(self.name).name not in ("", "..") else Path(os.path.abspath(self.name))
         self.entry = entry
         self._opened: dict[str, FileSource] = {}
         found: dict[str, int] = {}
@@ -71,3 +72,42 @@ def _list(root: str, below: str, depth: int, found: dict[str, int]) -> None:
                 _list(root, f"{name}/", depth + 1, found)
             if len(found) > _FILES:
                 raise UnreadableError(f"{root}: has more than {_FILES} files. Name the checkpoint itself")
+
+
+class FolderView:
+    """A part of another folder: what is below `below` (which ends with a slash, or is ""), at another entry.
+
+    Whoever opened the folder closes it; names in messages are those of the part.
+    """
+
+    def __init__(self, folder: Folder, below: str = "", entry: str = "") -> None:
+        self._folder, self._below = folder, below
+        self.entry = entry
+        self.name = f"{folder.name}/{below}".removesuffix("/") if below else folder.name
+        self.stem = folder.stem / below if below else folder.stem
+        if below:
+            found = {name: size for name, size in folder.files.items() if name.startswith(below)}
+            self.files: Mapping[str, int] = {name[len(below) :]: size for name, size in found.items()}
+        else:
+            self.files = folder.files
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files of the whole folder that were opened."""
+        return self._folder.nbytes
+
+    def open(self, name: str) -> Source:
+        """The file called `name`. UnreadableError if there is none."""
+        return self._folder.open(self._below + name)
+
+    def check_unchanged(self) -> None:
+        """UnreadableError if a file that was read is not any more what it was."""
+        self._folder.check_unchanged()
+
+    def is_same_file(self, other: os.stat_result) -> bool:
+        """Whether `other` is the stat of one of the files that were opened."""
+        return self._folder.is_same_file(other)
+
+    def close(self) -> None:
+        """Close every file of the folder."""
+        self._folder.close()

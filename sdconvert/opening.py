@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +16,11 @@ from .extract import candidates, extract
 from .folder import LocalFolder
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
+from .neighbours import belonging, is_pattern, matching
+from .shardnames import as_index
 from .source import FileSource, Folder, Origin
 
 PathLike = str | os.PathLike[str]
-_INDEX = ".index.json"
 
 
 class OpenCheckpoint:
@@ -78,6 +80,7 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
                 checkpoint = formats.read(origin.source, limits=limits)
             elif isinstance(origin, FileSource | remote.RemoteSource):
                 checkpoint = formats.read(origin, limits=limits)
+                checkpoint = replace(checkpoint, warnings=(*checkpoint.warnings, *belonging(origin.name)))
             else:
                 checkpoint = formats.read_folder(origin, limits=limits)
         return OpenCheckpoint(origin, checkpoint, limits)
@@ -100,11 +103,15 @@ def _locate(source: str, limits: Limits) -> FileSource | MemberSource | remote.R
             raise
     if remote.is_url(source):
         return remote.open_url(source)
+    if is_pattern(source):
+        found = matching(source)
+        return _locate(found, limits) if isinstance(found, str) else found
     if os.path.isdir(source):  # Path.is_dir raises for a name that is too long.
         return LocalFolder(source)
-    if source.endswith(_INDEX) and os.path.isfile(source):
+    index = as_index(os.path.basename(source))
+    if index and os.path.isfile(source):
         path = Path(source)
         folder = LocalFolder(path.parent, entry=path.name)
-        folder.stem = path.with_name(path.name.removesuffix(_INDEX)).with_suffix("")
+        folder.stem = path.with_name(f"{index.stem}.{index.variant}" if index.variant else index.stem)
         return folder
     return FileSource(source)

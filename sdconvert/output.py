@@ -72,22 +72,26 @@ def written(
             stack.enter_context(new_file(output.path, overwrite=overwrite, nbytes=output.layout.nbytes))
             for output in outputs
         ]
-        with progress("copying", nbytes) as update:
-            for file, output in zip(files, outputs, strict=True):
-                with within(source):
-                    copied.append(_copy(file, output.layout, threads, update))
-        with within(source):
-            storages = [
-                piece.storage for output in outputs for one in output.layout.placed for piece in one.entry.tensor.pieces
-            ]
-            stream.check_storages(_together([one.read for one in copied]), storages, threads=threads)
-        with progress("verifying", total if verify else 0) as update:
-            for file, output, done in zip(files, outputs, copied, strict=True):
-                with syncing(file):
+        with syncing() as sync:
+            with progress("copying", nbytes) as update:
+                for file, output in zip(files, outputs, strict=True):
+                    with within(source):
+                        copied.append(_copy(file, output.layout, threads, update))
+                    sync(file)
+            with within(source):
+                storages = [
+                    piece.storage
+                    for output in outputs
+                    for one in output.layout.placed
+                    for piece in one.entry.tensor.pieces
+                ]
+                stream.check_storages(_together([one.read for one in copied]), storages, threads=threads)
+            with progress("verifying", total if verify else 0) as update:
+                for file, output, done in zip(files, outputs, copied, strict=True):
                     if verify:
                         stream.read_back(done.chunks, file.fd, threads=threads, progress=update)
-                if os.fstat(file.fd).st_size != output.layout.nbytes:
-                    raise OutputError(f"{file.path}: has the wrong size on the disk. Nothing was left behind")
+                    if os.fstat(file.fd).st_size != output.layout.nbytes:
+                        raise OutputError(f"{file.path}: has the wrong size on the disk. Nothing was left behind")
         yield files
 
 

@@ -41,21 +41,40 @@ class Entry(NamedTuple):
 class Plan:
     """`entries` in the state dict's order; `aliases` maps each other name of a tie to the kept one.
 
-    `names` are all of them, aliases too, in the state dict's order.
+    `names` are all of them, aliases too, in the state dict's order. `shards` are the files: the names of the
+    entries in each, every entry in one; an alias goes where its kept name goes.
     """
 
     entries: tuple[Entry, ...]
     aliases: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     names: tuple[str, ...] = field(kw_only=True)
+    shards: tuple[tuple[str, ...], ...] = field(kw_only=True)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
         return sum(entry.nbytes for entry in self.entries)
 
+    def parts(self) -> list[Plan]:
+        """A plan for each shard, of one file. Together they are this one."""
+        if len(self.shards) == 1:
+            return [self]
+        entries = {entry.name: entry for entry in self.entries}
+        tied: dict[str, list[str]] = {}
+        for alias, kept in self.aliases.items():
+            tied.setdefault(kept, []).append(alias)
+        place = {name: number for number, name in enumerate(self.names)}
+        plans = []
+        for shard in self.shards:
+            aliases = {alias: kept for kept in shard for alias in tied.get(kept, ())}
+            names = tuple(sorted((*shard, *aliases), key=place.__getitem__))
+            ours = tuple(entries[name] for name in shard)
+            plans.append(Plan(ours, MappingProxyType(aliases), names=names, shards=(shard,)))
+        return plans
+
     def to_json(self) -> dict[str, object]:
-        """The plan as JSON-ready data, as ``--dry-run --json`` prints it."""
+        """The plan as JSON-ready data."""
         return {
             "entries": [
                 {
@@ -70,11 +89,21 @@ class Plan:
             ],
             "aliases": dict(self.aliases),
             "bytes": self.nbytes,
+            "shards": [list(shard) for shard in self.shards],
         }
 
 
-def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits = DEFAULT_LIMITS) -> Plan:
-    """Decide ties and sizes. With `dtype`, floating-point tensors are to be cast to it.
+def make_plan(
+    weights: StateDict,
+    *,
+    dtype: DType | None = None,
+    shard_bytes: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Plan:
+    """Decide ties, sizes and shards. With `dtype`, floating-point tensors are to be cast to it.
+
+    `shard_bytes` is how many bytes of tensors a shard may have, 0 for one file, None for the layout of the source:
+    the shards that it has, or one file.
 
     UnreadableError when views would make the output far larger than what they are views of.
     """
@@ -97,7 +126,8 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
         for name, tensor in weights.tensors.items()
         if name not in aliases
     )
-    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
+    shards = _shards(entries, weights, shard_bytes)
+    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors), shards=shards)
     check_cost({entry.name: entry.tensor for entry in entries}, plan.nbytes, limits)
     return plan
 
@@ -116,6 +146,49 @@ def check_cost(tensors: Mapping[str, TensorRef], nbytes: int, limits: Limits) ->
             f"its tensors have {nbytes} bytes, made of {held} bytes by views that repeat them. "
             f"--max-expansion {nbytes // max(held, 1) + 1} allows it"
         )
+
+
+def _shards(entries: tuple[Entry, ...], weights: StateDict, most: int | None) -> tuple[tuple[str, ...], ...]:
+    # What is one tensor for whoever loads it stays in one file.
+    whole = {part: name for name, encoding in weights.encoded.items() for part in encoding.parts.values()}
+    blocks: dict[str, list[Entry]] = {}
+    for entry in entries:
+        blocks.setdefault(whole.get(entry.name, entry.name), []).append(entry)
+    if most:
+        shards = _split([(block, sum(entry.nbytes for entry in block)) for block in blocks.values()], most)
+    elif most is None and weights.shards:
+        by_file: dict[int, list[Entry]] = {}
+        for block in blocks.values():
+            # Of tensors that are in no storage of the source's, the first shard.
+            file = min((weights.shards.get(piece.storage, 0) for piece in block[0].tensor.pieces), default=0)
+            by_file.setdefault(file, []).extend(block)
+        shards = [by_file[file] for file in sorted(by_file)]
+    else:
+        shards = [list(entries)]
+    return tuple(tuple(entry.name for entry in shard) for shard in shards)
+
+
+def _split(blocks: list[tuple[list[Entry], int]], most: int) -> list[list[Entry]]:
+    """Shards of at most `most` bytes, as ``split_state_dict_into_shards_factory`` in huggingface_hub fills them.
+
+    In order, and never looking back; a block that is too large by itself is a shard of its own, and the
+    shard that was being filled goes on after it.
+    """
+    shards: list[list[Entry]] = []
+    current: list[Entry] = []
+    filled = 0
+    for block, nbytes in blocks:
+        if nbytes > most:
+            shards.append(list(block))
+            continue
+        if filled + nbytes > most:
+            shards.append(current)
+            current, filled = [], 0
+        current += block
+        filled += nbytes
+    if current:
+        shards.append(current)
+    return shards
 
 
 def _target(tensor: TensorRef, dtype: DType | None) -> DType:

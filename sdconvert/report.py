@@ -31,18 +31,30 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One file of a sharded output, written or planned: `nbytes` of tensors, and their names."""
+
+    path: str
+    nbytes: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
 
     `verified` is True when the output was read back and found to be what was meant to be
-    written, False when that was switched off. `outputs` is empty after a dry run.
+    written, False when that was switched off. `outputs` is empty after a dry run, `shards` are those of a
+    sharded output after one too. `files` are the files of a directory that were read.
     """
 
     source: str
     container: str
     kind: str
     key: str
+    files: tuple[str, ...]
     outputs: tuple[Output, ...]
+    shards: tuple[Shard, ...]
     tensors: int
     bytes: int
     source_bytes: int
@@ -65,6 +77,7 @@ class Report:
         plan: Plan,
         *,
         outputs: tuple[Output, ...] = (),
+        shards: tuple[Shard, ...] = (),
         verified: bool = False,
         seconds: float = 0.0,
     ) -> Report:
@@ -76,7 +89,9 @@ class Report:
             container=checkpoint.container,
             kind=weights.kind,
             key=weights.key,
+            files=checkpoint.files,
             outputs=outputs,
+            shards=shards,
             tensors=len(plan.entries),
             bytes=plan.nbytes,
             source_bytes=source_bytes,
@@ -98,7 +113,9 @@ class Report:
             "container": self.container,
             "kind": self.kind,
             "key": self.key,
+            "files": list(self.files),
             "outputs": [{"path": output.path, "bytes": output.nbytes} for output in self.outputs],
+            "shards": [{"path": one.path, "bytes": one.nbytes, "names": list(one.names)} for one in self.shards],
             "tensors": self.tensors,
             "bytes": self.bytes,
             "source_bytes": self.source_bytes,
@@ -123,13 +140,19 @@ class Report:
         return card(first, [*(("and", title) for title in others), *self._facts()])
 
     def _titles(self) -> list[str]:
-        written = [f"{self.source} -> {output.path}" for output in self.outputs]
+        written = [f"{self.source} -> {output.path}" for output in self.outputs[:_SHOWN]]
+        if len(self.outputs) > _SHOWN:
+            written.append(f"{self.source} -> and {len(self.outputs) - _SHOWN:,} more files")
         return written or [f"{self.source} (dry run, nothing was written)"]
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         what = _KINDS.get(self.kind, "a state dict")
         where = f" at {self.key}" if self.key else ""
         yield "source", f"{self.container}, {human(self.source_bytes)}: {what}{where}"
+        if self.files:
+            yield "files", _listed(list(self.files))
+        if self.shards:
+            yield "shards", f"{len(self.shards):,}, the largest {human(max(one.nbytes for one in self.shards))}"
         checked = "verified bit by bit" if self.verified else "not verified"
         yield "tensors", f"{self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:

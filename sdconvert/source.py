@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .errors import UnreadableError
 
@@ -57,6 +57,7 @@ class Origin(Protocol):
         """Let go of it; nothing of it can be read any more."""
 
 
+@runtime_checkable
 class Folder(Origin, Protocol):
     """Files under names: a directory, a part of a repository. Names are relative, with slashes, never ``..``.
 

@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A name may not fit the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
+    with suppress(ValueError, OSError):  # A checkpoint may have more shards than the 1024 files that are usual.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup and the shell's & have set it.

@@ -15,9 +15,16 @@ from ..progress import no_bar, terminal_bar
 
 def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     """The arguments of a conversion whose output ends like `ending`."""
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a file, or zip://NAME::ARCHIVE")
     parser.add_argument(
-        "output", metavar="OUTPUT", nargs="?", help=f"the file to write (default: SOURCE ending in {ending})"
+        "source",
+        metavar="SOURCE",
+        help="the checkpoint: a file, a directory, an index of shards, a quoted pattern, a URL, zip://NAME::ARCHIVE",
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        nargs="?",
+        help=f"the file to write, or the directory for model{ending} (default: SOURCE ending in {ending})",
     )
     which = parser.add_argument_group("which weights")
     which.add_argument("--key", metavar="K", help="dotted path of the state dict, such as model.0 ('.': all of it)")
@@ -42,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     output = parser.add_argument_group("what is written")
     output.add_argument(
         "--dtype", metavar="T", help="cast floating-point tensors, to bfloat16 for example; needs torch"
+    )
+    output.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="split into shards of at most SIZE, such as 5GB, with an index; 0: one file (default: as the source is)",
     )
     output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
     output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
@@ -76,6 +88,7 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         key=args.key,
         names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
         dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
         metadata=dict(metadata),
         extras=args.extras,
         verify=not args.no_verify,

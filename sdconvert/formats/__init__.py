@@ -9,14 +9,15 @@ from ..errors import UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Folder, Source
 from ..source import read as read_bytes
-from . import bare_pickle, foreign, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from . import bare_pickle, foreign, gzipped, safetensors, sharded, torch_legacy, torch_tar, torch_zip, weights_dir
 from .protocol import DirectoryFormat, Format
 
 # Tried in this order: the content decides, never a file's name.
 FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safetensors, bare_pickle)
 
-# Tried in this order: the names of the files decide, as that is what such a checkpoint is told by.
-DIRECTORIES: tuple[DirectoryFormat, ...] = ()
+# Tried in this order: the names of the files decide, as that is what such a checkpoint is told by. The last takes
+# what is not a layout of its own, and hands what it finds in it to the others.
+DIRECTORIES: tuple[DirectoryFormat, ...] = (sharded, weights_dir)
 
 _HEAD = 512
 
@@ -36,11 +37,13 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     return container.read(source, Inside(limits, depth + 1), limits)
 
 
-def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
+    if depth > limits.nesting:
+        raise UnreadableError(f"it has more than {limits.nesting} checkpoints inside each other. It is hostile")
     for layout in DIRECTORIES:
         if layout.sniff(folder):
-            return layout.read(folder, Inside(limits, 1), limits)
+            return layout.read(folder, Inside(limits, depth + 1), limits)
     raise foreign.named_directory(folder)
 
 
@@ -55,7 +58,9 @@ class Inside:
     limits: Limits
     depth: int
 
-    def __call__(self, source: Source) -> Checkpoint:
+    def __call__(self, source: Source | Folder) -> Checkpoint:
+        if isinstance(source, Folder):
+            return read_folder(source, limits=self.limits, depth=self.depth)
         return read(source, limits=self.limits, depth=self.depth)
 
     def knows(self, source: Source) -> bool:

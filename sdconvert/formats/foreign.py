@@ -62,9 +62,7 @@ def named_directory(folder: Folder) -> SdconvertError:
     def there(pattern: str) -> bool:
         return any(fnmatchcase(name, pattern) for name in folder.files)
 
-    if there("*.index.json"):
-        what = "a sharded checkpoint with an index. Convert its shards one by one"
-    elif there(".metadata") or there("*.distcp"):
+    if there(".metadata") or there("*.distcp"):
         what = (
             "a torch.distributed checkpoint (DCP). Merge it with `python -m torch.distributed.checkpoint.format_utils`"
         )

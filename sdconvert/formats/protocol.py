@@ -12,9 +12,10 @@ from .zipdir import ZipDirectory
 
 
 class Nested(Protocol):
-    """Reads a checkpoint inside a checkpoint. Handed down, so that no format imports another."""
+    """Reads a checkpoint inside a checkpoint, a file or a part of a folder. Handed down, so that no format imports
+    another."""
 
-    def __call__(self, source: Source) -> Checkpoint:
+    def __call__(self, source: Source | Folder) -> Checkpoint:
         """What `source` holds; the errors are those of `formats.read`."""
 
     def knows(self, source: Source) -> bool:

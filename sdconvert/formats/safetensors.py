@@ -7,7 +7,6 @@ it lets pass.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..checkpoint import Checkpoint, Dict
@@ -19,6 +18,7 @@ from ..source import Source
 from ..source import read as read_bytes
 from ..tensor import Storage, TensorRef, contiguous_strides, numel, strided
 from .protocol import Nested
+from .strict_json import parse
 
 NAME = "safetensors"
 
@@ -69,28 +69,7 @@ def _header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
     size = int.from_bytes(read_bytes(source, 0, 8), "little")
     if size > min(limits.header_bytes, credit(source), source.nbytes - 8):
         raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
-    try:
-        header = json.loads(
-            read_bytes(source, 8, size).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
-    except UnreadableError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"its header is not JSON: {str(error)[:100]}. The file is damaged") from None
-    if type(header) is not dict:
-        raise UnreadableError("its header is not a JSON object. The file is damaged")
-    return header, 8 + size
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise UnreadableError("header: a name is there twice. Readers differ in which one they take")
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise UnreadableError(f"header: {name} is not JSON. The file is damaged")
+    return parse(read_bytes(source, 8, size), "header"), 8 + size
 
 
 def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int, TensorRef]:

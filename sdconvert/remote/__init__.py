@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from ..errors import within
+from ..shardnames import as_index
 from . import http, hub
 from .blocks import RemoteSource
 from .files import FsspecRanges
@@ -43,8 +44,8 @@ def open_url(
 
 
 def _on_the_hub(place: hub.HubPath, token: str | None, patience: Patience) -> RemoteSource | HubFolder:
-    if place.path.endswith(".index.json"):
-        parent, _, name = place.path.rpartition("/")
+    parent, _, name = place.path.rpartition("/")
+    if as_index(name):
         return HubFolder(place._replace(path=parent), entry=name, token=token, patience=patience)
     if place.path:
         try:

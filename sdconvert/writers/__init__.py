@@ -40,6 +40,9 @@ class Writer(Protocol):
     HAS_METADATA: bool
     """Whether the format has a place for strings beside the tensors."""
 
+    def names(self, plan: Plan) -> Iterable[str]:
+        """The names that are in the file itself; a reader finds the others of `plan` in metadata."""
+
     def lay_out(self, plan: Plan, metadata: Mapping[str, str]) -> Layout:
         """Where everything goes. UnsupportedError for what the format cannot hold."""
 

@@ -39,6 +39,10 @@ class SafetensorsLayout:
         return ()
 
 
+def names(plan: Plan) -> list[str]:
+    return [entry.name for entry in plan.entries] + [alias for alias in plan.aliases if alias in _RESERVED]
+
+
 def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
     entries = list(plan.entries)
     for name in (*(entry.name for entry in entries), *plan.aliases):

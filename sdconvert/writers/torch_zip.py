@@ -156,6 +156,10 @@ class TorchZipLayout:
         yield version.header, version.whole(_VERSION) + identity.whole(digits) + directory + end
 
 
+def names(plan: Plan) -> tuple[str, ...]:
+    return plan.names
+
+
 def lay_out(plan: Plan, metadata: Mapping[str, str]) -> TorchZipLayout:
     """Where everything goes. UnsupportedError for a dtype that torch itself has no storage for.
 

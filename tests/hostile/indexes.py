@@ -1,5 +1,4 @@
-"""Class 8: index files. Neither they nor directories are read yet, so each must be refused in one line,
-without a look at what they name. These cases are those that will matter when they are."""
+"""Class 8: index files. Each must be refused in one line, without a look at anything that is not beside it."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _link(target: str) -> Callable[[Path], None]:
         (_link(OUTPUT), True),
         (_link("source.pt"), False),
         (lambda at: os.link(at / "source.pt", at / OUTPUT), False),
-        (lambda at: (at / OUTPUT).mkdir(), False),
+        (lambda at: [(at / OUTPUT).mkdir(), (at / OUTPUT / f"model.{OUTPUT.split('.')[1]}").mkdir()], False),
         (lambda at: os.mkfifo(at / OUTPUT), False),
         (_link("/dev/full"), True),
         (_link("/dev/null"), True),
