@@ -117,7 +117,8 @@ class Checkpoint:
     `container` is the name of its format, `version` what the file says made it (or "").
     `kind` names what the whole is, where the container decides that (``torchscript``).
     `globals` are the names that its pickles mention, `sources` the author's source code of
-    classes where the file carries it, `warnings` what the reader noticed.
+    classes where the file carries it, `warnings` what the reader noticed. `copies` are other
+    roots, by the name of a dtype: the same weights, as they were stored in it already.
     """
 
     container: str
@@ -128,6 +129,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ def convert(
             raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
         for path in (target, *([Path(extras)] if extras is not None else [])):
             check_target(path, overwrite=overwrite, source=opened.origin)
-        weights = opened.extract(key, names)
+        target_dtype = _cast_dtype(dtype)
+        weights = opened.extract(key, names, target_dtype)
         with within(opened.name):
-            plan = make_plan(weights, dtype=_cast_dtype(dtype), limits=limits)
+            plan = make_plan(weights, dtype=target_dtype, limits=limits)
             layout = writer.lay_out(plan, {**opened.checkpoint.metadata, **(metadata or {})})
         planned = [NewOutput(target, layout)]
         if extras is not None:

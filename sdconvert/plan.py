@@ -81,7 +81,8 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
     by_storage: dict[Storage, list[tuple[str, TensorRef]]] = {}
     for name, tensor in weights.tensors.items():
         for piece in tensor.pieces:
-            by_storage.setdefault(piece.storage, []).append((name, tensor))
+            by_storage.setdefault(piece.storage, [])
+        by_storage[tensor.pieces[0].storage].append((name, tensor))  # The same tensor begins in the same storage.
     aliases: dict[str, str] = {}
     warnings: list[str] = []
     for sharing in by_storage.values():

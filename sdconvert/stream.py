@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from .crc32 import combine
 from .errors import OutputError, SdconvertError, UnreadableError
-from .gather import SCRATCH, cast, fill
+from .gather import SCRATCH, cast, fill, in_order
 from .plan import Entry
 from .tensor import Storage
 
@@ -169,16 +169,19 @@ def _read(
     if entry.dtype is not tensor.dtype:
         cast(tensor, start, out, entry.dtype, scratch)
         return None
-    if not fill(tensor, start, out, scratch):
+    parts: list[tuple[int, int]] = []
+
+    def seen(storage: Storage, at: int, data: memoryview) -> None:
+        if storage.crc32 is not None:
+            crc = zlib.crc32(data)
+            # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
+            read.setdefault(storage, []).append(Chunk(at, len(data), crc))
+            parts.append((crc, len(data)))
+
+    unmoved = fill(tensor, start, out, scratch, seen)
+    if not unmoved or len(parts) > _FEW or sum(nbytes for _, nbytes in parts) != len(out):
         return None
-    piece = tensor.pieces[0]
-    storage = piece.storage
-    if storage.crc32 is None:
-        return None
-    at, crc = (piece.offset + start) * tensor.dtype.itemsize, zlib.crc32(out)
-    # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
-    read.setdefault(storage, []).append(Chunk(at, len(out), crc))
-    return crc
+    return parts[0][0] if len(parts) == 1 else _joined(parts)
 
 
 def _joined(parts: list[tuple[int, int]]) -> int:
@@ -211,7 +214,7 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
             continue
         itemsize = entry.dtype.itemsize
         start, left = 0, entry.nbytes // itemsize
-        room = CHUNK if entry.tensor.is_plain else _TILE
+        room = CHUNK if entry.tensor.is_plain or in_order(entry.tensor) else _TILE
         while left:
             count = max(0, min(left, (room - size) // itemsize))
             if count:

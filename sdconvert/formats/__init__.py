@@ -9,14 +9,25 @@ from ..errors import UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Folder, Source
 from ..source import read as read_bytes
-from . import bare_pickle, dcp, dcp_safetensors, foreign, gzipped, safetensors, torch_legacy, torch_tar, torch_zip
+from . import (
+    bare_pickle,
+    dcp,
+    dcp_safetensors,
+    deepspeed,
+    foreign,
+    gzipped,
+    safetensors,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+)
 from .protocol import DirectoryFormat, Format
 
 # Tried in this order: the content decides, never a file's name.
 FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safetensors, bare_pickle)
 
 # Tried in this order: the names of the files decide, as that is what such a checkpoint is told by.
-DIRECTORIES: tuple[DirectoryFormat, ...] = (dcp, dcp_safetensors)
+DIRECTORIES: tuple[DirectoryFormat, ...] = (dcp, dcp_safetensors, deepspeed)
 
 _HEAD = 512
 
