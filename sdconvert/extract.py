@@ -14,7 +14,7 @@ from .errors import ChoiceError, UnreadableError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
-from .search import WRAPPED, Census, Found, children, find, is_complete, is_training_state, walk
+from .search import WRAPPED, Census, Found, children, find, is_marked, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
@@ -214,8 +214,8 @@ class _Extraction:
                 raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
-        """The children of `node`, without training state unless it was asked for or the node is complete."""
-        if found.rank == WRAPPED or is_complete(node, self.census):
+        """The children of `node`, without training state unless it was asked for or torch made the node a state dict."""
+        if found.rank == WRAPPED or is_marked(node):
             return children(node)
         return ((name, child) for name, child in children(node) if not is_training_state(name, child))
 
@@ -256,7 +256,7 @@ class _Extraction:
                 else:
                     yield prefix, name, child
             node, prefix = following, f"{prefix}{step}."
-        if not is_module(chosen.node) and not is_complete(chosen.node, self.census) and chosen.rank != WRAPPED:
+        if not is_marked(chosen.node) and chosen.rank != WRAPPED:
             for name, child in children(chosen.node):
                 if is_training_state(name, child):
                     yield prefix, name, child
