@@ -214,7 +214,7 @@ class _Extraction:
                 raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
-        """The children of `node`, without training state unless it was asked for or torch made the node a state dict."""
+        """The children of `node`, without training state unless that was asked for, or is in a real state dict."""
         if found.rank == WRAPPED or is_marked(node):
             return children(node)
         return ((name, child) for name, child in children(node) if not is_training_state(name, child))

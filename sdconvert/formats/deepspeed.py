@@ -148,14 +148,14 @@ class _Tag:
         """All tensors of the model by name, in its own order: partitions joined, the rest as stored."""
         stage, ranks = self.partitions()
         groups = [list(_shapes(group)) for group in _list(states.get("param_shapes"), "param_shapes")]
+        if len({param.name for group in groups for param in group}) != sum(map(len, groups)):
+            raise UnreadableError(f"a parameter is in two groups. {_DAMAGED}")
         if stage == 3:
             found: dict[str, Value] = dict(stage_3([param for group in groups for param in group], ranks))
         else:
             if any(len(partitions) != len(groups) for partitions in ranks):
                 raise UnreadableError(f"a rank has partitions of other than {len(groups)} groups. {_DAMAGED}")
             found = dict(stage_2(_with_gaps(groups, self.gaps), ranks))
-        if len(found) != sum(map(len, groups)):
-            raise UnreadableError(f"a parameter is in two groups. {_DAMAGED}")
         found |= self.frozen(states, stage)
         stored = module.by_name()
         for name in _list(states.get("buffer_names"), "buffer_names"):
