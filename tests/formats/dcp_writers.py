@@ -8,7 +8,6 @@ Each subfolder is one checkpoint; ``<name>.truth.pt`` beside it is the state dic
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -138,7 +137,7 @@ def main(folder: Path) -> None:
     """Write all checkpoints, then their truths."""
     warnings.simplefilter("ignore")
     torch.multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)
-    os.unlink(folder / "meeting")
+    (folder / "meeting").unlink(missing_ok=True)
     for write in WRITERS:
         name = write.__name__
         if write in (in_safetensors, huggingface):
