@@ -23,7 +23,6 @@ ROWS = [
     "checkpoint",
     "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",
     "formats.protocol formats.boxes formats.dcp_metadata formats.zero",
-    "formats.protocol formats.boxes formats.dcp_metadata formats.zero",
     "formats.storages formats.zipdir formats.tardir formats.torch_archive",
     "formats.torchscript",
     "formats.torch_zip formats.torch_legacy formats.torch_tar formats.bare_pickle formats.gzipped formats.safetensors",
