@@ -29,6 +29,8 @@ _SHOWN = 3
 
 
 def sniff(folder: Folder) -> bool:
+    if folder.entry:
+        return False
     return _METADATA in folder.files or any(
         (name.endswith(".distcp") and "/" not in name) or _OF_A_RANK.fullmatch(name) for name in folder.files
     )

@@ -89,7 +89,8 @@ def read_metadata(source: Source, limits: Limits) -> Metadata:
 
 def _is_own(name: Global) -> bool:
     """Whether a name is one that every such file has: its classes, and the path that it was saved to."""
-    return name.module.startswith("torch.distributed.checkpoint.") or name.module in ("pathlib", "pathlib._local")
+    own = ("torch.distributed.checkpoint.", "torch.distributed._shard.")
+    return name.module.startswith(own) or name.module in ("pathlib", "pathlib._local")
 
 
 def _class(node: Node) -> str:

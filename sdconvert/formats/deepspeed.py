@@ -87,6 +87,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def _by_rank(pattern: re.Pattern[str], names: Sequence[str]) -> dict[int, str]:
+    """The files that `pattern` fits, by the rank in their name, in order. UnreadableError for two of one rank."""
+    found = sorted((int(match[1] or 0), name) for name in names if (match := pattern.fullmatch(name)))
+    by_rank = dict(found)
+    if len(by_rank) != len(found):
+        twice = next(name for rank, name in found if by_rank[rank] != name)
+        raise UnreadableError(f"{twice}: there is another file of this rank. {_DAMAGED}")
+    return by_rank
+
+
 def _refuse_others(names: Sequence[str], below: Sequence[str]) -> None:
     """UnsupportedError for the layouts that spread a model in other ways."""
     for pattern, what in _OTHERS:
@@ -107,12 +117,18 @@ class _Tag:
     def __init__(self, folder: Folder, place: str, files: list[str], nested: Nested, warnings: list[str]) -> None:
         self.folder, self.place, self.nested, self.warnings = folder, place, nested, warnings
         self.globals: dict[str, Global] = {}
-        self.optim = dict(sorted((int(found[1]), name) for name in files if (found := _OPTIM.fullmatch(name))))
-        self.model = dict(sorted((int(found[1] or 0), name) for name in files if (found := _MODEL.fullmatch(name))))
+        self.gaps: Value = None
+        self.optim = _by_rank(_OPTIM, files)
+        self.model = _by_rank(_MODEL, files)
 
     def read(self) -> Checkpoint:
         if 0 not in self.model:
             raise UnreadableError("the file of rank 0's model states is missing. Copy or download the directory again")
+        if not self.optim and self.model[0].startswith("zero_"):
+            raise UnreadableError(
+                "the *_optim_states.pt are missing, which hold the weights in ZeRO stage 3. "
+                "Copy or download the directory again"
+            )
         states = self.load(self.model[0])
         module = states.get("module")
         if type(module) is not Dict:

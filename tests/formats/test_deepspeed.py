@@ -137,6 +137,21 @@ def test_without_zero_the_module_is_taken_as_it_is(tmp_path: Path) -> None:
     assert any("no ZeRO partitions" in warning for warning in report.warnings)
 
 
+def test_without_its_partitions_stage_3_has_no_weights(tmp_path: Path) -> None:
+    place = write(tmp_path / "c", model(), stage=3, ranks=2)
+    for file in place.glob("*_optim_states.pt"):
+        file.unlink()
+    with pytest.raises(sdconvert.UnreadableError, match="which hold the weights in ZeRO stage 3"):
+        sdconvert.convert(tmp_path / "c")
+
+
+def test_files_of_two_saves_are_not_mixed(tmp_path: Path) -> None:
+    place = write(tmp_path / "c", model(), stage=2, ranks=2)
+    (place / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"of another run")
+    with pytest.raises(sdconvert.UnreadableError, match="there is another file of this rank"):
+        sdconvert.convert(tmp_path / "c")
+
+
 def test_a_parameter_that_was_not_optimized_is_taken_from_the_module(tmp_path: Path) -> None:
     saved = model()
     place = write(tmp_path / "c", saved, stage=1, ranks=2)
