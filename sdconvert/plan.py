@@ -100,6 +100,11 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
     )
     plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
     for entry in entries:
+        if len(entry.tensor.pieces) > limits.pieces:
+            raise UnreadableError(
+                f"{entry.name}: it is in {len(entry.tensor.pieces)} parts, more than Limits.pieces. "
+                f"The checkpoint is hostile; --exclude {entry.name} leaves it out"
+            )
         if (scattered := reads(entry.tensor)) > limits.scattered_reads:
             raise UnreadableError(
                 f"{entry.name}: its elements lie apart from each other, in {scattered} places of its storage. "

@@ -78,6 +78,19 @@ def test_stage_3_parts_may_go_on_in_the_next_flat_tensor(tmp_path: Path) -> None
     assert same(contents(tmp_path / "o.safetensors"), saved.expected())
 
 
+def test_a_parameter_in_too_many_parts_is_refused(tmp_path: Path) -> None:
+    """One element that is named again and again is a small file; looking through its parts takes long."""
+    saved = Model([{"a.weight": torch.zeros(100_000)}], dtype=torch.float32)
+    place = write(tmp_path / "c", saved, stage=3, ranks=1)
+
+    def repeat(states: Any) -> None:
+        states["optimizer_state_dict"]["fp32_flat_groups"] = [torch.zeros(1)] * 100_000
+
+    edit(place / "zero_pp_rank_0_mp_rank_00_optim_states.pt", repeat)
+    with pytest.raises(sdconvert.UnreadableError, match=r"a\.weight: it is in 100000 parts, more than Limits\.pieces"):
+        sdconvert.convert(tmp_path / "c")
+
+
 def test_the_folder_of_a_tag_and_the_latest_of_several(tmp_path: Path) -> None:
     old, new = model(), model()
     new.groups[0]["emb.weight"] += 1
