@@ -68,7 +68,7 @@ def named_directory(folder: Folder) -> SdconvertError:
     elif inside := _below(folder, "latest"):
         what = f"a directory around DeepSpeed checkpoints. Give the one that you want: {inside}"
     elif there("latest") or there("global_step*"):
-        what = "what DeepSpeed leaves behind, without its *_model_states.pt. Copy or download it again"
+        what = "a DeepSpeed directory without its *_model_states.pt. Copy or download it again"
     elif there("saved_model.pb"):
         what = "a TensorFlow SavedModel"
     elif there("*.pt") or there("*.pth") or there("*.bin") or there("*.ckpt"):
