@@ -127,7 +127,8 @@ class Checkpoint:
     `globals` are the names that its pickles mention, `sources` the author's source code of
     classes where the file carries it, `warnings` what the reader noticed. With `members`, `root` maps the
     names of files in an archive to what each of them holds. `aside` is what is not in the state dict by the
-    container's own rules, such as constants, and is taken when a key names it.
+    container's own rules, such as constants, and is taken when a key names it. `copies` are other
+    roots, by the name of a dtype: the same weights, as they were stored in it already.
 
     Of a directory, `files` are those that were read, `skipped` what else is there that could have been
     meant. `shards` numbers the files that its storages are in, where that is a layout to be kept.
@@ -146,6 +147,7 @@ class Checkpoint:
     files: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     shards: Mapping[Storage, int] = field(default_factory=dict)
+    copies: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,10 @@ def convert(
             raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
         for path in (target, *([Path(extras)] if extras is not None else [])):
             check_target(path, overwrite=overwrite, source=opened.origin)
-        weights = opened.extract(key, names)
+        target_dtype = _cast_dtype(dtype)
+        weights = opened.extract(key, names, target_dtype)
         with within(opened.name):
-            plan = make_plan(weights, dtype=_cast_dtype(dtype), shard_bytes=parse_size(max_shard_size), limits=limits)
+            plan = make_plan(weights, dtype=target_dtype, shard_bytes=parse_size(max_shard_size), limits=limits)
             planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
         for new in planned:
             check_target(new.path, overwrite=overwrite, source=opened.origin)

@@ -16,7 +16,7 @@ from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
-from .search import WRAPPED, Census, Found, children, find, find_in_members, is_complete, is_training_state, walk
+from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
@@ -249,8 +249,8 @@ class _Extraction:
         return UnreadableError(f"its names take more than {self.spelled} characters. The file is hostile")
 
     def _wanted(self, node: Value, found: Found) -> Iterator[tuple[str, Value]]:
-        """The children of `node`, without training state unless it was asked for or the node is complete."""
-        if found.rank == WRAPPED or is_complete(node, self.census):
+        """The children of `node`, without training state unless that was asked for, or is in a real state dict."""
+        if found.rank == WRAPPED or is_marked(node):
             return children(node)
         return ((name, child) for name, child in children(node) if not is_training_state(name, child))
 
@@ -295,7 +295,7 @@ class _Extraction:
                         raise self._too_long()
                     yield prefix, name, child
             node, prefix = following, f"{prefix}{step}."
-        if not is_module(chosen.node) and not is_complete(chosen.node, self.census) and chosen.rank != WRAPPED:
+        if not is_marked(chosen.node) and chosen.rank != WRAPPED:
             for name, child in children(chosen.node):
                 if is_training_state(name, child):
                     yield prefix, name, child

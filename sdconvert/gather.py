@@ -9,26 +9,31 @@ scratch is needed, whatever the strides.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .dtypes import DType
-from .tensor import Piece, Storage, TensorRef, numel
+from .tensor import Piece, Storage, TensorRef, is_contiguous, numel
 
 SCRATCH = 1 << 20  # Bytes of scratch that `fill` wants.
 _SMALL = 1 << 14  # A span of this many bytes is read whole, however little of it is wanted.
 _FEW = 16  # Bytes; reads of less than that are no way to move a large tensor.
 _SLICES = 1 << 16  # Slice assignments per box.
+_ROW = 32  # Elements that are moved as one from which on that is faster than fewer, longer, scattered slices.
 _ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}  # memoryview's formats by bytes; only moved, never read as numbers.
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 
 _Dim = tuple[int, int, int]  # Size, stride in the source, stride in the output, in items.
 
+Seen = Callable[[Storage, int, memoryview], None]
+"""Called with a range of a storage that was read, all of it to be used: the storage, the first byte, what was there."""
 
-def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) -> bool:
+
+def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview, seen: Seen | None = None) -> bool:
     """Put the row-major elements of `tensor` from number `start` on into all of `out` (bytes).
 
-    True when they were copied as they lie in one range of one storage.
+    `seen` is told of what lies together in a storage in the tensor's order. True when the ranges that
+    it was told of, one after another, are `out`: nothing was moved about or changed.
 
     `scratch` has at least `SCRATCH` bytes. UnreadableError when the source is short.
     """
@@ -37,10 +42,16 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
         piece = tensor.pieces[0]
         storage = piece.storage
         storage.source.readinto(storage.offset + (piece.offset + start) * itemsize, out)
+        if seen is not None:
+            seen(storage, (piece.offset + start) * itemsize, out)
         return True
     stop = start + len(out) // itemsize
+    reached = start  # Where it ends what is as it was seen; -1 when something is not.
     for piece in tensor.pieces:
+        if piece.at >= stop:
+            continue
         low, high = _rank(piece, start), _rank(piece, stop)
+        told = seen if low < high and is_contiguous(piece.shape, piece.strides) else None
         for origin, shape in _boxes(piece.shape, low, high):
             source_at, out_at = piece.offset, piece.at - start
             dims: list[_Dim] = []
@@ -53,15 +64,32 @@ def fill(tensor: TensorRef, start: int, out: memoryview, scratch: memoryview) ->
                     dims[-1] = (dims[-1][0] * size, stride, at_stride)  # Two dimensions that step as one.
                 else:
                     dims.append((size, stride, at_stride))
-            _move(piece.storage, itemsize, source_at, out_at, dims, out, scratch)
+            if not dims or (len(dims) == 1 and dims[0][1:] == (1, 1)):  # A row that goes where it belongs as it is.
+                count = dims[0][0] if dims else 1
+                row = out[out_at * itemsize : (out_at + count) * itemsize]
+                piece.storage.source.readinto(piece.storage.offset + source_at * itemsize, row)
+                if told is not None:
+                    told(piece.storage, source_at * itemsize, row)
+                reached = reached + count if told is not None and start + out_at == reached else -1
+                continue
+            _move(piece.storage, itemsize, source_at, out_at, dims, out, scratch, told)
+            reached = -1
     if tensor.pieces[0].storage.big_endian and tensor.dtype.swap > 1:
         _swap(out, tensor.dtype.swap)
+        reached = -1
     if tensor.conj and tensor.dtype.kind == "c":
         half = itemsize // 2
         _translate(out, itemsize - 1, 2 * half)
+        reached = -1
     if tensor.neg:
         _translate(out, tensor.dtype.swap - 1, tensor.dtype.swap)
-    return False
+        reached = -1
+    return reached == stop
+
+
+def in_order(tensor: TensorRef) -> bool:
+    """Whether each of its pieces lies in its storage in the tensor's order, so that parts of any size are read well."""
+    return all(is_contiguous(piece.shape, piece.strides) for piece in tensor.pieces)
 
 
 def reads(tensor: TensorRef) -> int:
@@ -124,21 +152,30 @@ def _boxes(shape: tuple[int, ...], low: int, high: int) -> Iterator[tuple[tuple[
 
 
 def _move(
-    storage: Storage, itemsize: int, source_at: int, out_at: int, dims: list[_Dim], out: memoryview, scratch: memoryview
+    storage: Storage,
+    itemsize: int,
+    source_at: int,
+    out_at: int,
+    dims: list[_Dim],
+    out: memoryview,
+    scratch: memoryview,
+    seen: Seen | None,
 ) -> None:
-    """Copy one box from a storage to its places in `out`."""
+    """Copy one box from a storage to its places in `out`. With `seen`, what it spans in the source is all its own."""
     if itemsize == 16:  # No memoryview format is that long: two items side by side.
         dims = [(size, 2 * a, 2 * b) for size, a, b in dims] + [(2, 1, 1)]
         itemsize, source_at, out_at = 8, 2 * source_at, 2 * out_at
     target = out.cast(_ITEM[itemsize])  # type: ignore[call-overload]
-    _Move(storage, itemsize, target, scratch).box(source_at, out_at, dims)
+    _Move(storage, itemsize, target, scratch, seen).box(source_at, out_at, dims)
 
 
 class _Move:
     """From a storage to strided places of `target`, through a scratch that holds one span at a time."""
 
-    def __init__(self, storage: Storage, itemsize: int, target: memoryview, scratch: memoryview) -> None:
-        self.storage, self.itemsize, self.target = storage, itemsize, target
+    def __init__(
+        self, storage: Storage, itemsize: int, target: memoryview, scratch: memoryview, seen: Seen | None
+    ) -> None:
+        self.storage, self.itemsize, self.target, self.seen = storage, itemsize, target, seen
         self.scratch = scratch
         self.items = scratch.cast(_ITEM[itemsize])  # type: ignore[call-overload]
 
@@ -176,16 +213,18 @@ class _Move:
         return nbytes <= min(SCRATCH, max(_SMALL, 4 * wanted)) and wanted <= _SLICES * self.itemsize * longest
 
     def read(self, source_at: int, items: int) -> None:
-        begin = self.storage.offset + source_at * self.itemsize
-        self.storage.source.readinto(begin, self.scratch[: items * self.itemsize])
+        begin, data = source_at * self.itemsize, self.scratch[: items * self.itemsize]
+        self.storage.source.readinto(self.storage.offset + begin, data)
+        if self.seen is not None:
+            self.seen(self.storage, begin, data)
 
     def scatter(self, out_at: int, dims: list[_Dim], places: list[tuple[int, int]]) -> None:
-        """Copy from the scratch to the target along the longest dimension, from and to each of `places`."""
+        """Copy from the scratch to the target along one dimension, from and to each of `places`."""
         source, target = self.items, self.target
         if not dims:
             target[out_at] = source[0]
             return
-        count, step, at_step = max(dims)
+        count, step, at_step = _along(dims)
         reach, at_reach = (count - 1) * step + 1, (count - 1) * at_step + 1
         if step == 0:
             for a, b in places:
@@ -202,12 +241,17 @@ def _span(dims: list[_Dim]) -> int:
     return 1 + sum([(size - 1) * stride for size, stride, _ in dims])
 
 
+def _along(dims: list[_Dim]) -> _Dim:
+    """The dimension along which a box is moved by slices: rows that stay together, else the longest."""
+    return next((dim for dim in dims if dim[1] == dim[2] == 1 and dim[0] >= _ROW), None) or max(dims)
+
+
 def _places(dims: list[_Dim]) -> list[tuple[int, int]]:
-    """Where the slices of a box along its longest dimension begin: in the source, and in the output."""
+    """Where the slices of a box begin: in the source, and in the output."""
     places = [(0, 0)]
     if dims:
         rest = list(dims)
-        rest.remove(max(dims))
+        rest.remove(_along(dims))
         for size, stride, at_stride in rest:
             places = [(a + i * stride, b + i * at_stride) for a, b in places for i in range(size)]
     return places

@@ -52,6 +52,10 @@ class Limits:
     """Reads of less than 16 bytes that one tensor may take. Its strides can spread single elements over
     a whole file; a transposed matrix is gathered in longer runs and does not count."""
 
+    pieces: int = 65_536
+    """Parts of one tensor. Every rank that had a part of it wrote one, or a few; all are looked at for
+    every few MiB of it."""
+
     expansion: int = 16
     """Output bytes over the bytes of the storages they come from. Views that repeat elements
     (``expand``) or share them grow on the way out; 16 times is more than models do."""

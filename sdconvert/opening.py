@@ -11,6 +11,7 @@ from types import TracebackType
 from . import chain, formats, remote
 from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
+from .dtypes import DType
 from .errors import UnreadableError, within
 from .extract import candidates, extract
 from .folder import LocalFolder
@@ -50,10 +51,13 @@ class OpenCheckpoint:
         """The state dict there is. ChoiceError when there are several."""
         return self.extract()
 
-    def extract(self, key: str | None = None, names: Names | None = None) -> StateDict:
-        """The state dict at `key`, or the one there is."""
+    def extract(self, key: str | None = None, names: Names | None = None, dtype: DType | None = None) -> StateDict:
+        """The state dict at `key`, or the one there is; as it was stored in `dtype` if it is there in it too."""
+        checkpoint = self.checkpoint
+        if dtype is not None and dtype.name in checkpoint.copies:
+            checkpoint = replace(checkpoint, root=checkpoint.copies[dtype.name])
         with within(self.name):
-            return extract(self.checkpoint, key=key, names=names, limits=self._limits)
+            return extract(checkpoint, key=key, names=names, limits=self._limits)
 
     def close(self) -> None:
         """Let go of the source; tensors of it cannot be read any more."""

@@ -110,7 +110,8 @@ def make_plan(
     by_storage: dict[Storage, list[tuple[str, TensorRef]]] = {}
     for name, tensor in weights.tensors.items():
         for piece in tensor.pieces:
-            by_storage.setdefault(piece.storage, []).append((name, tensor))
+            by_storage.setdefault(piece.storage, [])
+        by_storage[tensor.pieces[0].storage].append((name, tensor))  # The same tensor begins in the same storage.
     aliases: dict[str, str] = {}
     warnings: list[str] = []
     for sharing in by_storage.values():
@@ -135,6 +136,11 @@ def make_plan(
 def check_cost(tensors: Mapping[str, TensorRef], nbytes: int, limits: Limits) -> None:
     """UnreadableError when `tensors`, of `nbytes` bytes in all, cost far more to read than what they are views of."""
     for name, tensor in tensors.items():
+        if len(tensor.pieces) > limits.pieces:
+            raise UnreadableError(
+                f"{name}: it is in {len(tensor.pieces)} parts, more than Limits.pieces. "
+                f"The checkpoint is hostile; --exclude {name} leaves it out"
+            )
         if (scattered := reads(tensor)) > limits.scattered_reads:
             raise UnreadableError(
                 f"{name}: its elements lie apart from each other, in {scattered} places of its storage. "

@@ -196,12 +196,7 @@ def is_training_state(name: str, node: Value) -> bool:
     return len(name) <= _TELLING and bool(_TRAINING.search(name))
 
 
-def is_complete(node: Value, census: Census) -> bool:
-    """Whether a node looks like the whole of a model's weights: a module, or what ``state_dict()`` gives."""
-    return _is_marked(node) or _has_dotted_names(node, census)
-
-
-def _is_marked(node: Value) -> bool:
+def is_marked(node: Value) -> bool:
     """Whether torch itself made the node: a module, or the dict of ``state_dict()``, which carries versions."""
     if type(node) is Dict:
         return node.attributes is not None and "_metadata" in node.attributes
@@ -259,7 +254,7 @@ class _Search:
         that names below it may have."""
         if self.census.is_tensor(node):
             return [Found(path, node, LOOSE)]
-        if _is_marked(node):
+        if is_marked(node):
             return [Found(path, node, COMPLETE)]
         if len(above) > _DEPTH or id(node) in above:
             return []

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from .crc32 import combine
 from .errors import OutputError, SdconvertError, UnreadableError
-from .gather import SCRATCH, cast, fill
+from .gather import SCRATCH, cast, fill, in_order
 from .plan import Entry
 from .tensor import Storage, TensorRef
 
@@ -166,17 +166,21 @@ def read_elements(
     tensor: TensorRef, start: int, out: memoryview, scratch: memoryview, read: dict[Storage, list[Chunk]]
 ) -> int | None:
     """Fill `out` with elements of a tensor from number `start` on. What was taken as it lies in a storage that has a
-    checksum goes into `read`, for `check_storages`; then the CRC-32 of `out` is what comes back."""
-    if not fill(tensor, start, out, scratch):
+    checksum goes into `read`, for `check_storages`; if that is all of it, in a few parts, the CRC-32 of `out` comes
+    back."""
+    parts: list[tuple[int, int]] = []
+
+    def seen(storage: Storage, at: int, data: memoryview) -> None:
+        if storage.crc32 is not None:
+            crc = zlib.crc32(data)
+            # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
+            read.setdefault(storage, []).append(Chunk(at, len(data), crc))
+            parts.append((crc, len(data)))
+
+    unmoved = fill(tensor, start, out, scratch, seen)
+    if not unmoved or len(parts) > _FEW or sum(nbytes for _, nbytes in parts) != len(out):
         return None
-    piece = tensor.pieces[0]
-    storage = piece.storage
-    if storage.crc32 is None:
-        return None
-    at, crc = (piece.offset + start) * tensor.dtype.itemsize, zlib.crc32(out)
-    # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
-    read.setdefault(storage, []).append(Chunk(at, len(out), crc))
-    return crc
+    return parts[0][0] if len(parts) == 1 else _joined(parts)
 
 
 def _joined(parts: list[tuple[int, int]]) -> int:
@@ -209,7 +213,7 @@ def _units(placed: Iterable[Placed]) -> Iterator[tuple[int, list[_Part]]]:
             continue
         itemsize = entry.dtype.itemsize
         start, left = 0, entry.nbytes // itemsize
-        room = CHUNK if entry.tensor.is_plain else _TILE
+        room = CHUNK if entry.tensor.is_plain or in_order(entry.tensor) else _TILE
         while left:
             count = max(0, min(left, (room - size) // itemsize))
             if count:

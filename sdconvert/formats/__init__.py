@@ -9,7 +9,20 @@ from ..errors import UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Folder, Source
 from ..source import read as read_bytes
-from . import bare_pickle, foreign, gzipped, safetensors, sharded, torch_legacy, torch_tar, torch_zip, weights_dir
+from . import (
+    bare_pickle,
+    dcp,
+    dcp_safetensors,
+    deepspeed,
+    foreign,
+    gzipped,
+    safetensors,
+    sharded,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+    weights_dir,
+)
 from .protocol import DirectoryFormat, Format
 
 # Tried in this order: the content decides, never a file's name.
@@ -17,7 +30,7 @@ FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safe
 
 # Tried in this order: the names of the files decide, as that is what such a checkpoint is told by. The last takes
 # what is not a layout of its own, and hands what it finds in it to the others.
-DIRECTORIES: tuple[DirectoryFormat, ...] = (sharded, weights_dir)
+DIRECTORIES: tuple[DirectoryFormat, ...] = (sharded, dcp, dcp_safetensors, deepspeed, weights_dir)
 
 _HEAD = 512
 

@@ -62,12 +62,12 @@ def named_directory(folder: Folder) -> SdconvertError:
     def there(pattern: str) -> bool:
         return any(fnmatchcase(name, pattern) for name in folder.files)
 
-    if there(".metadata") or there("*.distcp"):
-        what = (
-            "a torch.distributed checkpoint (DCP). Merge it with `python -m torch.distributed.checkpoint.format_utils`"
-        )
-    elif there("latest") or there("*_optim_states.pt") or there("global_step*"):
-        what = "a DeepSpeed checkpoint. Merge it with its zero_to_fp32.py"
+    if inside := _below(folder, ".metadata"):
+        what = f"a directory around torch.distributed checkpoints (DCP). Give the one that you want: {inside}"
+    elif inside := _below(folder, "latest"):
+        what = f"a directory around DeepSpeed checkpoints. Give the one that you want: {inside}"
+    elif there("latest") or there("global_step*"):
+        what = "a DeepSpeed directory without its *_model_states.pt. Copy or download it again"
     elif there("saved_model.pb"):
         what = "a TensorFlow SavedModel"
     elif there("*.pt") or there("*.pth") or there("*.bin") or there("*.ckpt"):
@@ -75,3 +75,9 @@ def named_directory(folder: Folder) -> SdconvertError:
     else:
         what = "a directory without a checkpoint that is known here"
     return UnsupportedError(f"is {what}")
+
+
+def _below(folder: Folder, name: str) -> str:
+    """The directories in a folder that hold a file called `name`, as text; "" when none does."""
+    found = [path.removesuffix(f"/{name}") for path in folder.files if path.endswith(f"/{name}")]
+    return ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")

@@ -111,7 +111,7 @@ def test_what_is_no_checkpoint_is_named(data: bytes, words: str, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
 
 
-@pytest.mark.parametrize("name", [".metadata", "latest", "saved_model.pb", "nothing"])
+@pytest.mark.parametrize("name", ["latest", "saved_model.pb", "nothing"])
 def test_a_directory_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(sdconvert.UnsupportedError, match="is a"):
