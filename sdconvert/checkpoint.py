@@ -16,6 +16,7 @@ from .pickles.nodes import Global
 from .tensor import Storage, TensorRef
 
 __all__ = [
+    "TENSORS",
     "Candidate",
     "Checkpoint",
     "Dict",
@@ -100,6 +101,10 @@ class EncodedTensor:
     parts: Mapping[str, TensorRef]
     dtype: DType
     shape: tuple[int, ...]
+
+
+TENSORS = frozenset({TensorRef, EncodedTensor, LostTensor})
+"""The leaves that belong in a state dict."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def convert(
             opened.checkpoint,
             weights,
             plan,
+            encoded=writer.encoded(plan),
             outputs=outputs,
             verified=verify and not dry_run,
             seconds=time.perf_counter() - began,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from .checkpoint import Dict, Object, TensorRef, TypedStorage, Value
+from .checkpoint import Dict, EncodedTensor, Object, TensorRef, TypedStorage, Value
 from .pickles.modules import attributes
 from .search import children
 
@@ -28,7 +28,7 @@ def _plain(value: Value, depth: int, budget: list[int]) -> object:
         return value if value.bit_length() < 4096 else "<a huge number>"
     if type(value) is float:
         return value if math.isfinite(value) else str(value)  # JSON has no NaN and no infinity.
-    if type(value) is TensorRef:
+    if type(value) in (TensorRef, EncodedTensor):
         return f"<tensor {value.dtype.name} {list(value.shape)}>"
     if type(value) is TypedStorage:
         return "<storage>"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .checkpoint import StateDict
+from .checkpoint import Encoding, StateDict
 from .dtypes import DType
 from .errors import UnreadableError
 from .gather import reads
@@ -41,13 +41,15 @@ class Entry(NamedTuple):
 class Plan:
     """`entries` in the state dict's order; `aliases` maps each other name of a tie to the kept one.
 
-    `names` are all of them, aliases too, in the state dict's order.
+    `names` are all of them, aliases too, in the state dict's order. A part of an encoded tensor is one like any other.
     """
 
     entries: tuple[Entry, ...]
     aliases: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     names: tuple[str, ...] = field(kw_only=True)
+    encoded: Mapping[str, Encoding] = field(default_factory=dict, kw_only=True)
+    """Of which tensors that are not plain some entries are parts, by those tensors' names."""
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +76,7 @@ class Plan:
 
 
 def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits = DEFAULT_LIMITS) -> Plan:
-    """Decide ties and sizes. With `dtype`, floating-point tensors are to be cast to it.
+    """Decide ties and sizes. With `dtype`, floating-point tensors are to be cast to it, but not parts of encoded ones.
 
     UnreadableError when views would make the output far larger than what they are views of.
     """
@@ -92,12 +94,14 @@ def make_plan(weights: StateDict, *, dtype: DType | None = None, limits: Limits 
                 if first != name:
                     aliases[name] = first
             _overlaps([(name, tensor) for tensor, name in kept.items()], warnings)
+    parts = {part for one in weights.encoded.values() for part in one.parts.values()}
     entries = tuple(
-        Entry.of(name, tensor, _target(tensor, dtype))
+        Entry.of(name, tensor, tensor.dtype if name in parts else _target(tensor, dtype))
         for name, tensor in weights.tensors.items()
         if name not in aliases
     )
-    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors))
+    names = tuple(weights.tensors)
+    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=names, encoded=weights.encoded)
     for entry in entries:
         if (scattered := reads(entry.tensor)) > limits.scattered_reads:
             raise UnreadableError(

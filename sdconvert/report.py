@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from .checkpoint import Candidate, Checkpoint, Skipped, StateDict
+from .checkpoint import Candidate, Checkpoint, Encoding, Skipped, StateDict
 from .errors import printable
 from .names import known_prefixes
 from .pickles.known import is_dangerous, is_known
@@ -29,7 +30,8 @@ class Report:
     """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
 
     `verified` is True when the output was read back and found to be what was meant to be
-    written, False when that was switched off. `outputs` is empty after a dry run.
+    written, False when that was switched off. `outputs` is empty after a dry run. `encoded` are the tensors that
+    the output has as plain parts and a recipe, by name.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Report:
     bytes: int
     source_bytes: int
     aliases: Mapping[str, str]
+    encoded: Mapping[str, Encoding]
     skipped: tuple[Skipped, ...]
     known_globals: tuple[str, ...]
     unknown_globals: tuple[str, ...]
@@ -58,6 +61,7 @@ class Report:
         weights: StateDict,
         plan: Plan,
         *,
+        encoded: Mapping[str, Encoding] = MappingProxyType({}),
         outputs: tuple[Output, ...] = (),
         verified: bool = False,
         seconds: float = 0.0,
@@ -75,6 +79,7 @@ class Report:
             bytes=plan.nbytes,
             source_bytes=source_bytes,
             aliases=plan.aliases,
+            encoded=encoded,
             skipped=weights.skipped,
             known_globals=tuple(name for name in names if name in known),
             unknown_globals=tuple(name for name in names if name not in known),
@@ -97,6 +102,10 @@ class Report:
             "bytes": self.bytes,
             "source_bytes": self.source_bytes,
             "aliases": dict(self.aliases),
+            "encoded": [
+                {"name": name, "recipe": dict(one.recipe), "parts": dict(one.parts)}
+                for name, one in self.encoded.items()
+            ],
             "skipped": [{"name": one.name, "why": one.why} for one in self.skipped],
             "globals": {"known": list(self.known_globals), "unknown": list(self.unknown_globals)},
             "prefixes": list(self.prefixes),
@@ -123,6 +132,9 @@ class Report:
         yield f"  tensors   {self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
             yield f"  tied      {_listed([f'{alias} = {kept}' for alias, kept in self.aliases.items()])}"
+        if self.encoded:
+            kinds = [f"{name} ({_kind_of(one)})" for name, one in self.encoded.items()]
+            yield f"  encoded   as plain parts and a recipe: {_listed(kinds)}"
         if self.skipped:
             yield f"  left out  {_listed([f'{one.name} ({one.why})' for one in self.skipped])}"
         if self.prefixes:
@@ -132,6 +144,11 @@ class Report:
             yield f"  classes   named in the pickle, not needed, never run: {_listed(marked)}"
         for warning in self.warnings:
             yield f"  warning   {warning}"
+
+
+def _kind_of(one: Encoding) -> str:
+    kind, dtype = one.recipe["encoding"], one.recipe["dtype"]
+    return one.recipe["class"] if kind == "subclass" else dtype if kind in ("complex", "bits") else f"{kind} {dtype}"
 
 
 def _listed(items: list[str]) -> str:

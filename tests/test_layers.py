@@ -20,7 +20,9 @@ ROWS = [
     "inflated gather progress",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
-    "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",
+    "encodings recipes",
+    "pickles pickles.resolver pickles.arrays pickles.encoded pickles.quantized pickles.subclasses "
+    "pickles.rebuild pickles.known pickles.modules pickles.compose",
     "formats.protocol formats.storages formats.zipdir formats.tardir formats.torch_archive formats.torchscript",
     "formats.torch_zip formats.torch_legacy formats.torch_tar formats.bare_pickle formats.gzipped formats.safetensors",
     "formats.foreign formats",
@@ -33,6 +35,7 @@ ROWS = [
     "opening",
     "convert",
     "verify",
+    "load load.decode",
     "",
     "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
 ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..checkpoint import Dict, Global, LostTensor, Object, Value
 from ..errors import UnreadableError
+from .quantized import own_weights
 
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 # Hooks on the state dict that do not change names or values.
@@ -27,8 +28,6 @@ SPELLED = 128 << 20  # Characters of all names together; a million ordinary ones
 _TOLD = 50  # Warnings of one model; they repeat themselves.
 # Ways to change what state_dict() gives; the author's source, where the file has it, tells.
 _OVERRIDES = re.compile(r"def (state_dict|_save_to_state_dict|get_extra_state)\b|_register_state_dict_hook")
-# Classes of torch that write something else than their parameters and buffers.
-_SPECIAL = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
 
 
 @dataclass
@@ -120,12 +119,13 @@ def _own(
     found.entries += (
         (prefix + name, value) for name, value in _named(buffers) if value is not None and name not in hidden
     )
+    found.entries += ((prefix + name, value) for name, value in own_weights(module.type_name, state))
     modules: list[tuple[str, Value]] = []
     for name, child in _named(children):
         if child is None:
             continue
         kind = child.type_name if type(child) is Object else type(child).__name__
-        if is_module(child) and not _SPECIAL.match(kind):
+        if is_module(child):
             modules.append((f"{prefix}{name}.", child))
         else:
             found.entries.append((prefix + name, LostTensor(f"a {kind}, which keeps its weights in a way of its own")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..checkpoint import Dict, LostTensor, Object, TensorRef, TypedStorage, Value
+from ..checkpoint import TENSORS, Dict, Object, TensorRef, TypedStorage, Value
 from ..dtypes import BY_NAME, DType
 from ..errors import UnreadableError
 from ..source import MemorySource, Source
@@ -146,7 +146,7 @@ class Resolver:
 
     def tensor(self, node: Node) -> Value:
         value = self.value(node)
-        if type(value) is not TensorRef and type(value) is not LostTensor:
+        if type(value) not in TENSORS:
             raise UnreadableError("a tensor is expected, and something else is there. The file is damaged")
         return value
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from ..checkpoint import Encoding
 from ..errors import ChoiceError
 from ..plan import Plan
 from ..stream import Placed
@@ -39,6 +40,9 @@ class Writer(Protocol):
     SUFFIX: str
     HAS_METADATA: bool
     """Whether the format has a place for strings beside the tensors."""
+
+    def encoded(self, plan: Plan) -> Mapping[str, Encoding]:
+        """Which tensors, by name, are written as plain parts and a recipe, because the format has nothing like them."""
 
     def lay_out(self, plan: Plan, metadata: Mapping[str, str]) -> Layout:
         """Where everything goes. UnsupportedError for what the format cannot hold."""
