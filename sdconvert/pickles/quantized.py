@@ -72,6 +72,8 @@ def own_weights(type_name: str, state: Dict) -> list[tuple[str, Value]]:
         found = []
     for name in _PACKED:
         value = state.get(name)
+        if type_name.endswith(".EmbeddingPackedParams") and type(value) is list and len(value) == 4 and value[1]:
+            value = value[1][0]  # (version, [weight], floats, integers), of which state_dict() keeps the weight.
         if value is not None:
             found += _spread(name, value, 0)
     return found
