@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ..checkpoint import Dict, Global, LostTensor, Object, Value
 from ..errors import UnreadableError
-from .quantized import own_weights
+from .quantized import QUANTIZED, own_weights
 
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 # Hooks on the state dict that do not change names or values.
@@ -162,6 +162,6 @@ def _oddities(module: Object, state: Dict, overrides: Mapping[str, str]) -> Iter
             name = hook.full if type(hook) is Global else hook.type_name if type(hook) is Object else "a hook"
             if name not in _HARMLESS_HOOKS:
                 yield f"{name} may change its state dict, and was not run"
-    if module.type_name in overrides:
+    if module.type_name in overrides and not QUANTIZED.match(module.type_name):
         what = overrides[module.type_name]
         yield f"{module.type_name} has its own {what} (its source is in the file), which was not run"

@@ -24,6 +24,7 @@ _LONGEST = 16 << 10  # Characters in all of its strings.
 _DEPTH = 16
 
 _DTENSORS = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "DTensor")
+_SEQUENCES = {"builtins.set": "set", "builtins.tuple": "tuple"}
 _WHOLE = ("Replicate", "Shard", "_StridedShard")
 
 
@@ -113,7 +114,7 @@ class _State:
         if type(node) is float:
             return node if math.isfinite(node) else {"float": repr(node)}
         if type(node) is Global:
-            return {"global": self.text(node.full)}
+            return {"global": self.text(node.key)}
         if type(node) is list:
             return self.sequence(node, role, depth)
         if type(node) is tuple:
@@ -138,7 +139,8 @@ class _State:
     def pairs(self, pairs: list[tuple[Node, Node]], role: str, depth: int) -> list[Any]:
         result = []
         for key, value in pairs:
-            inner = f"{role}.{key}" if role else str(key) if type(key) is str else role
+            step = str(key) if type(key) in (str, int) else ""
+            inner = f"{role}.{step}" if role and step else role or step
             result.append([self.plain(key, role, depth + 1), self.plain(value, inner, depth + 1)])
         return result
 
@@ -147,7 +149,10 @@ class _State:
             return self.part(value, role or "data")
         if call.kwargs is not None or call.items or len(call.states or ()) > 1:
             raise _UnkeptError("with an attribute that a recipe cannot hold")
-        name, args = self.text(call.func.full), self.sequence(call.args, role, depth)
+        if call.func.key in _SEQUENCES and len(call.args) == 1 and type(call.args[0]) in (list, tuple, Bag):
+            inside = call.args[0].items if type(call.args[0]) is Bag else call.args[0]
+            return {_SEQUENCES[call.func.key]: self.sequence(inside, role, depth)}
+        name, args = self.text(call.func.key), self.sequence(call.args, role, depth)
         if call.pairs:
             if call.func.key != "collections.OrderedDict":
                 raise _UnkeptError("with an attribute that a recipe cannot hold")
