@@ -439,6 +439,26 @@ def test_verify_and_digest_see_a_different_recipe(tmp_path: Path) -> None:
     assert sdconvert.digest(plain) not in digests
 
 
+class Scripted(nn.Module):
+    """Buffers that libtorch pickles in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("coo", torch.eye(3).to_sparse())
+        self.register_buffer("csr", torch.eye(4).to_sparse_csr())
+        self.register_buffer("per_tensor", KINDS["qint8_per_tensor"]())
+        self.register_buffer("per_channel", KINDS["qint8_per_channel"]())
+        self.register_buffer("conjugate", KINDS["complex128_conjugate"]())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_torchscript_too(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Scripted()), tmp_path / "m.pt")
+    there_and_back(tmp_path / "m.pt", torch.jit.load(tmp_path / "m.pt").state_dict(), tmp_path)
+
+
 def test_meta_tensors_have_no_values_and_are_left_out(tmp_path: Path) -> None:
     source = saved({"x.w": torch.ones(2), "x.meta": torch.empty(2, device="meta")}, tmp_path / "m.pt")
     report = sdconvert.convert(source, tmp_path / "o.safetensors")

@@ -107,9 +107,9 @@ def _sparse(r: Resolver, call: Call) -> Value:
     layout, data, *rest = arguments(call, 2, 7)
     if type(layout) is int:  # libtorch: (layout, size, requires_grad, indices..., values, hooks).
         layout = Global("torch", _LAYOUTS.get(layout, "unknown"))
-        data = (*rest[1 : 4 - (layout.name == "sparse_coo")], data)
+        data, rest = (*rest[1 : 4 - (layout.name == "sparse_coo")], data), []
     kind = _layout(layout)
-    if type(data) is not tuple or not 3 <= len(data) <= 4:
+    if type(data) is not tuple or not 3 <= len(data) <= 4 or rest:
         raise UnreadableError("a sparse tensor is not made of what it should be. The file is damaged")
     roles: tuple[str, ...]
     coalesced: Node = None

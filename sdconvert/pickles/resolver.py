@@ -228,6 +228,8 @@ def dtype_of(node: Node) -> DType:
 
 def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
     """Whether the stored values are to be conjugated, and negated; other keys are about devices."""
+    if type(node) is Call and type(node.func) is Global and node.func.key == "torch.jit._pickle.restore_type_tag":
+        node = node.args[0] if node.args else None  # libtorch says of what type the dict is.
     if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
         pairs = node.pairs or []
     elif type(node) is Pairs:
