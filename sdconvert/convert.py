@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import dtypes, writers
 from .atomic import check_target, publish
+from .dense import made_dense
 from .errors import ChoiceError, UnsupportedError, within
 from .extras import to_json
 from .limits import DEFAULT_LIMITS, Limits
@@ -20,6 +21,7 @@ from .output import BytesLayout, NewOutput, written
 from .plan import make_plan
 from .progress import Bar, no_bar
 from .report import Output, Report
+from .stream import Copied, check_storages
 
 
 def convert(
@@ -30,6 +32,8 @@ def convert(
     key: str | None = None,
     names: Names | None = None,
     dtype: str | None = None,
+    dequantize: bool = False,
+    densify: bool = False,
     metadata: Mapping[str, str] | None = None,
     extras: PathLike | None = None,
     verify: bool = True,
@@ -44,8 +48,10 @@ def convert(
     `output`'s ending names its format unless `format` does; without `output` it is `source`
     with the ending of `format`, beside it, a safetensors file. `key` is the dotted path of the state dict,
     needed only where there are several; `names` renames and filters. With `dtype`, a torch
-    name, floating-point tensors are cast to it, which needs torch. `metadata` joins the
-    output's header. `extras` is a path for what is not weights, as JSON. `threads` copy at once.
+    name, floating-point tensors are cast to it, which needs torch. With `dequantize` (`densify`) torch's
+    quantized (sparse) tensors become plain ones, which are cast, too; without, they are stored as parts and
+    a recipe. `metadata` joins the output's header. `extras` is a path for what is not weights, as JSON.
+    `threads` copy at once.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
@@ -61,6 +67,7 @@ def convert(
             check_target(path, overwrite=overwrite, source=opened.origin)
         weights = opened.extract(key, names)
         with within(opened.name):
+            weights, computed_from = made_dense(weights, dequantize=dequantize, densify=densify, limits=limits)
             plan = make_plan(weights, dtype=_cast_dtype(dtype), limits=limits)
             layout = writer.lay_out(plan, {**opened.checkpoint.metadata, **(metadata or {})})
         planned = [NewOutput(target, layout)]
@@ -72,6 +79,7 @@ def convert(
                 planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress
             ) as files:
                 with within(opened.name):
+                    check_storages(Copied([], {}, {}), computed_from, threads=threads)
                     opened.origin.check_unchanged()
                 publish(files)
                 outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)

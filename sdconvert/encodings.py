@@ -153,7 +153,8 @@ def _quantized(recipe: Recipe, shape: Shape, parts: Mapping[str, Fact]) -> None:
 
 
 def packed_bytes(dtype: str, shape: Shape) -> int:
-    """Bytes of a quantized tensor of less than 8 bits: rows of the last dimension, each padded to whole bytes."""
+    """Bytes that torch takes for a quantized tensor of less than 8 bits: as if each row were padded to whole bytes,
+    though the elements follow each other without."""
     if not shape:
         return 1
     return numel(shape[:-1]) * -(-shape[-1] // PACKED[dtype])

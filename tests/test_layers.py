@@ -27,7 +27,7 @@ ROWS = [
     "formats.torch_zip formats.torch_legacy formats.torch_tar formats.bare_pickle formats.gzipped formats.safetensors",
     "formats.foreign formats",
     "names search",
-    "extract extras",
+    "extract extras computed sparse dense",
     "plan",
     "stream atomic",
     "writers.safetensors writers.torch_zip writers report",

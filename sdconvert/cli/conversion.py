@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     output.add_argument(
         "--dtype", metavar="T", help="cast floating-point tensors, to bfloat16 for example; needs torch"
     )
+    output.add_argument(
+        "--dequantize", action="store_true", help="write torch's quantized tensors as float32; needs torch"
+    )
+    output.add_argument("--densify", action="store_true", help="write sparse tensors with all their zeros; needs torch")
     output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
     output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     output.add_argument("--no-verify", action="store_true", help="do not read the output back")
@@ -66,6 +70,8 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         key=args.key,
         names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
         dtype=args.dtype,
+        dequantize=args.dequantize,
+        densify=args.densify,
         metadata=dict(metadata),
         extras=args.extras,
         verify=not args.no_verify,
