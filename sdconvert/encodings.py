@@ -37,6 +37,7 @@ PER_TENSOR, PER_CHANNEL = "per_tensor_affine", "per_channel_affine"
 COMPRESSED = {"sparse_csr": 0, "sparse_csc": 1, "sparse_bsr": 0, "sparse_bsc": 1}
 """The compressed layouts of sparse tensors, and which of the two dimensions is the compressed one."""
 _DEPTH = 24  # Of what a subclass keeps beside its tensors, and of encoded tensors inside each other.
+_NESTING = 100
 _PARTS = 1000  # Of one tensor. A wrapper subclass has a handful.
 
 
@@ -67,11 +68,28 @@ def check(recipe: Recipe, parts: Mapping[str, Fact]) -> Shape:
     shape = recipe.get("shape")
     if type(shape) is not list or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
         raise UnreadableError(f"{kind}: its shape is not a list of whole numbers of 0 or more")
+    if _is_too_deep(recipe):
+        raise UnreadableError(f"{kind}: its recipe is nested beyond reason")
     if len(parts) > _PARTS or any(role.count(".") > _DEPTH for role in parts):
         raise UnreadableError(f"{kind}: it has {len(parts)} parts, which is beyond reason")
     # Products of claims can be huge: what is compared with them is what is really there.
     rule(recipe, tuple(shape), parts)
     return tuple(shape)
+
+
+def _is_too_deep(recipe: Recipe) -> bool:
+    """Whether a recipe, with those inside it, is nested deeper than whoever walks it by recursion can go."""
+    below: list[Any] = list(recipe.values())
+    for _ in range(_NESTING):
+        below = [
+            item
+            for value in below
+            if type(value) in (list, dict)
+            for item in (value.values() if type(value) is dict else value)
+        ]
+        if not below:
+            return False
+    return True
 
 
 def stand_in(dtype: str, shape: Shape) -> Fact:

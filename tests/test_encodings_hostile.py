@@ -383,6 +383,35 @@ def test_a_state_that_lies_is_refused(case: str) -> None:
         decode(recipe, {"a": torch.ones(1)})
 
 
+def test_wrappers_inside_of_each_other_end_in_a_line(tmp_path: Path) -> None:
+    inner: Any = torch.ones(2)
+    for count in range(1, 31):
+        for _ in range(7):
+            inner = [inner]
+        inner = wrapped(*W, state={"a": inner})
+        source = saved({"x.w": inner}, tmp_path / "m.pt")
+        if count < 4:
+            sdconvert.convert(source, tmp_path / f"{count}.safetensors")
+            assert sdconvert.verify(source, tmp_path / f"{count}.safetensors").equal
+    assert "too many" in refused(source, tmp_path)
+    recipe: dict[str, Any] = RECIPE
+    role = "int_repr"
+    for _ in range(200):
+        recipe = {"encoding": "subclass", "dtype": "float32", "shape": [1], "class": "x.Y", "strides": [1]} | {
+            "state": [[{"encoded": "a", "recipe": recipe}]]
+        }
+        role = f"a.{role}"
+    with pytest.raises(sdconvert.UnreadableError, match="beyond reason"):
+        decode(recipe, {role: torch.zeros(2, 3, dtype=torch.int8)})
+
+
+def test_a_fake_tensor_has_no_values(tmp_path: Path) -> None:
+    fake = (torch._subclasses.FakeTensor, *W[1:])
+    source = saved({"x.w": wrapped(*fake, state=None), "x.v": torch.ones(1)}, tmp_path / "m.pt")
+    report = sdconvert.convert(source, tmp_path / "o.safetensors")
+    assert [(one.name, one.why) for one in report.skipped] == [("x.w", "a FakeTensor, without values")]
+
+
 def test_decode_needs_no_trust_in_its_caller() -> None:
     with pytest.raises(sdconvert.UnsupportedError, match="not one that this version knows"):
         decode({"encoding": "other"}, {})

@@ -22,6 +22,7 @@ from .resolver import Resolver, dims, dtype_of
 _MOST = 2000  # Values in a state; torchao's have about 20.
 _LONGEST = 16 << 10  # Characters in all of its strings.
 _DEPTH = 16
+_WRAPPERS = 8  # Inside of each other.
 
 _DTENSORS = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "DTensor")
 _SEQUENCES = {"builtins.set": "set", "builtins.tuple": "tuple"}
@@ -42,6 +43,8 @@ def _wrapper(r: Resolver, args: tuple[Node, ...], state: Node) -> Value:
         return LostTensor("a FakeTensor, without values", empty=True)
     if name.endswith(_DTENSORS):
         return _dtensor(r, shape, state)
+    if r.depth > _WRAPPERS:
+        return LostTensor(f"a {name}, inside of too many others")
     kept = _State(r)
     try:
         tree = kept.plain(state, "", 0)
