@@ -14,10 +14,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import sdconvert
+from sdconvert import Limits, TensorRef
+from sdconvert.dtypes import BY_NAME
 from sdconvert.load.decode import decode
+from sdconvert.recipes import restored, spread, to_text
+from sdconvert.source import MemorySource
+from sdconvert.tensor import Storage, contiguous_strides, strided
+from tests.outputs import raw
 from tests.test_encodings import saved, tensors
 
 pytestmark = [
@@ -442,3 +450,92 @@ def test_memory_that_is_quantized_and_plain_has_no_place_in_a_pt(tmp_path: Path)
         sdconvert.convert(tmp_path / "m.safetensors", tmp_path / "o.pt")
     sdconvert.convert(tmp_path / "m.safetensors", tmp_path / "o.pt", names=sdconvert.Names(exclude=("x.i",)))
     assert torch.load(tmp_path / "o.pt", weights_only=True)["x.w"].is_quantized
+
+
+# Any change whatever to a sound text
+
+
+def in_memory(tensor: torch.Tensor) -> TensorRef:
+    data = raw(tensor)
+    dtype, shape = BY_NAME[str(tensor.dtype)[6:]], tuple(tensor.shape)
+    return strided(dtype, shape, Storage(MemorySource(data), 0, len(data), "s"), 0, contiguous_strides(shape))
+
+
+ANY = {
+    "x.w.int_repr": PARTS["x.w.int_repr"],
+    "x.s.indices": I2,
+    "x.s.values": V2,
+    "x.r.compressed_indices": R,
+    "x.r.plain_indices": C,
+    "x.r.values": V2,
+    "x.n.qdata": torch.ones(2),
+    "x.c": torch.ones(3, 2, dtype=D),
+}
+SOUND = {
+    "version": 1,
+    "tensors": {
+        **GOOD["tensors"],
+        "x.s": {
+            "recipe": {"encoding": "sparse_coo", "dtype": "float32", "shape": [2, 2], "is_coalesced": False},
+            "parts": {"indices": "x.s.indices", "values": "x.s.values"},
+        },
+        "x.r": {
+            "recipe": {"encoding": "sparse_csr", "dtype": "float32", "shape": [2, 2]},
+            "parts": {role: f"x.r.{role}" for role in ("compressed_indices", "plain_indices", "values")},
+        },
+        "x.n": {
+            "recipe": {
+                **{"encoding": "subclass", "dtype": "float32", "shape": [2], "class": "x.Y", "strides": [1]},
+                "state": {"dict": [["qdata", {"tensor": "qdata"}], ["a", {"call": "b", "args": [1], "state": None}]]},
+            },
+            "parts": {"qdata": "x.n.qdata"},
+        },
+    },
+}
+WORDS = [
+    *ANY,
+    "x.w",
+    "x.s",
+    "sparse_coo",
+    "sparse_bsr",
+    "quantized",
+    "nested",
+    "float32",
+    "qint8",
+    "complex128",
+    "tensor",
+]
+scalars = (
+    st.none() | st.booleans() | st.integers(-3, 5) | st.integers() | st.floats(allow_nan=False) | st.sampled_from(WORDS)
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+)
+
+
+def places(node: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a document."""
+    inside = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+    return [(node, key) for key, _ in inside] + [place for _, value in inside for place in places(value)]
+
+
+@settings(max_examples=600)
+@given(data=st.data())
+def test_any_change_is_refused_or_makes_tensors_that_can_be_written(data: st.DataObject) -> None:
+    document = copy.deepcopy(SOUND)
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(places(document)))
+        if data.draw(st.booleans()):
+            container[key] = data.draw(anything)
+        elif isinstance(container, dict):
+            container[data.draw(st.sampled_from(WORDS))] = container.pop(key)
+    refs = {name: in_memory(tensor) for name, tensor in ANY.items()}
+    try:
+        whole = restored(refs, json.dumps(document))
+        plain, encodings = spread(whole, Limits())
+        restored(plain, to_text(encodings, plain))
+        for one in encodings.values():
+            live = {role: ANY[part] for role, part in one.parts.items() if part in ANY}
+            decode(one.recipe, live)
+    except sdconvert.SdconvertError as error:
+        assert "\n" not in str(error)
