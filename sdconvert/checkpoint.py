@@ -16,6 +16,7 @@ from .pickles.nodes import Global
 from .tensor import Storage, TensorRef
 
 __all__ = [
+    "TENSORS",
     "Aside",
     "Candidate",
     "Checkpoint",
@@ -101,6 +102,10 @@ class EncodedTensor:
     parts: Mapping[str, TensorRef]
     dtype: DType
     shape: tuple[int, ...]
+
+
+TENSORS = frozenset({TensorRef, EncodedTensor, LostTensor})
+"""The leaves that belong in a state dict."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from . import dtypes, writers
 from .atomic import check_target, publish
 from .delivery import delivery
+from .dense import made_dense
 from .errors import ChoiceError, UnsupportedError, within
 from .extras import to_json
 from .limits import DEFAULT_LIMITS, Limits
@@ -25,6 +26,7 @@ from .remote import is_url
 from .report import Output, Report
 from .sharding import check_mixing, parse_size, shards_of, target_of
 from .sharding import planned as lay_out
+from .stream import check_storages
 
 
 def convert(
@@ -36,6 +38,8 @@ def convert(
     names: Names | None = None,
     dtype: str | None = None,
     max_shard_size: int | str | None = None,
+    dequantize: bool = False,
+    densify: bool = False,
     metadata: Mapping[str, str] | None = None,
     extras: PathLike | None = None,
     verify: bool = True,
@@ -52,8 +56,10 @@ def convert(
     `key` is the dotted path of the state dict, needed only where there are several; `names` renames and
     filters. With `dtype`, a torch name, floating-point tensors are cast to it, which needs torch.
     `max_shard_size`, in bytes or such as ``5GB``, splits the output into shards with an index, as
-    huggingface_hub does; 0 is one file, None keeps the shards of a sharded source. `metadata` joins the
-    output's header. `extras` is a path for what is not weights, as JSON. `threads` copy at once.
+    huggingface_hub does; 0 is one file, None keeps the shards of a sharded source. With `dequantize`
+    (`densify`) torch's quantized (sparse) tensors become plain ones, which are cast, too; without, they
+    are stored as parts and a recipe. `metadata` joins the output's header. `extras` is a path for what is
+    not weights, as JSON. `threads` copy at once.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
@@ -68,6 +74,8 @@ def convert(
                 names=names,
                 dtype=dtype,
                 max_shard_size=max_shard_size,
+                dequantize=dequantize,
+                densify=densify,
                 metadata=metadata,
                 extras=extras,
                 verify=verify,
@@ -93,6 +101,7 @@ def convert(
         target_dtype = _cast_dtype(dtype)
         weights = opened.extract(key, names, target_dtype)
         with within(opened.name):
+            weights, computed_from = made_dense(weights, dequantize=dequantize, densify=densify, limits=limits)
             plan = make_plan(weights, dtype=target_dtype, shard_bytes=parse_size(max_shard_size), limits=limits)
             planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
         for new in planned:
@@ -110,6 +119,7 @@ def convert(
                 opened.checkpoint,
                 weights,
                 plan,
+                encoded=writer.encoded(plan),
                 shards=shards,
                 outputs=tuple(outputs),
                 verified=verify and not dry_run,
@@ -123,6 +133,7 @@ def convert(
         ) as files:
             outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
             with within(opened.name):
+                check_storages({}, computed_from, threads=threads)
                 opened.origin.check_unchanged()
             report = finish()
             publish(files, one=bool(shards))  # Last: whatever fails before has left nothing.

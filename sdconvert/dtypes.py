@@ -26,10 +26,13 @@ class DType:
     swap: int
     packed: int = 1
     """Elements per stored item: 2 for ``float4_e2m1fn_x2``, whose last dimension doubles in safetensors."""
+    stand_in: str | None = None
+    """What holds the same bytes where safetensors has no such type: halves of complex numbers, which then
+    are a last dimension of 2 (``torch.view_as_real``), or whole elements of opaque bits."""
 
 
-def _row(name: str, itemsize: int, code: str | None, kind: str, packed: int = 1) -> DType:
-    return DType(name, itemsize, code, kind, itemsize // 2 if kind == "c" else itemsize, packed)
+def _row(name: str, itemsize: int, code: str | None, kind: str, packed: int = 1, stand_in: str | None = None) -> DType:
+    return DType(name, itemsize, code, kind, itemsize // 2 if kind == "c" else itemsize, packed, stand_in)
 
 
 # In the order in which safetensors' own writer lays tensors out: by alignment, then its enum, backwards.
@@ -55,18 +58,18 @@ _ROWS = (
     _row("float4_e2m1fn_x2", 1, "F4", "f", packed=2),
     _row("bool", 1, "BOOL", "b"),
     # No safetensors equivalent.
-    _row("complex128", 16, None, "c"),
-    _row("complex32", 4, None, "c"),
+    _row("complex128", 16, None, "c", stand_in="float64"),
+    _row("complex32", 4, None, "c", stand_in="float16"),
     _row("qint8", 1, None, "q"),
     _row("quint8", 1, None, "q"),
     _row("qint32", 4, None, "q"),
     _row("quint4x2", 1, None, "q"),
     _row("quint2x4", 1, None, "q"),
-    _row("bits8", 1, None, "x"),
-    _row("bits16", 2, None, "x"),
-    _row("bits1x8", 1, None, "x"),
-    _row("bits2x4", 1, None, "x"),
-    _row("bits4x2", 1, None, "x"),
+    _row("bits8", 1, None, "x", stand_in="uint8"),
+    _row("bits16", 2, None, "x", stand_in="uint16"),
+    _row("bits1x8", 1, None, "x", stand_in="uint8"),
+    _row("bits2x4", 1, None, "x", stand_in="uint8"),
+    _row("bits4x2", 1, None, "x", stand_in="uint8"),
 )
 
 BY_NAME: dict[str, DType] = {row.name: row for row in _ROWS}

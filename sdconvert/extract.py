@@ -10,12 +10,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from .checkpoint import Candidate, Checkpoint, Dict, LostTensor, Object, Skipped, StateDict, TensorRef, Value
+from .checkpoint import (
+    TENSORS,
+    Candidate,
+    Checkpoint,
+    Dict,
+    EncodedTensor,
+    LostTensor,
+    Object,
+    Skipped,
+    StateDict,
+    TensorRef,
+    Value,
+)
 from .errors import ChoiceError, UnreadableError, UnsupportedError
 from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
+from .recipes import KEY, restored, spread
 from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
@@ -51,16 +64,17 @@ def extract(
     if not tensors:
         where = f" at key {key!r}" if key is not None else ""
         raise _nothing(extraction, where or " in it")
-    named, dropped = (names or Names()).apply(tensors)
+    named, dropped = (names or Names()).apply(_with_recipes(tensors, chosen.node))
     refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
         shown = "; ".join(f"{name} is {tensor.why}" for name, tensor in lost[:3])
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise UnsupportedError(f"there is no faithful way to write {shown}{more}. --exclude NAME leaves a tensor out")
-    _check_names(named, limits)
+    plain, encoded = spread(named, limits)
+    _check_names({**named, **plain}, limits)
     return StateDict(
-        tensors=named,
+        tensors=plain,
         key="" if chosen.key == "." else chosen.key,
         kind=checkpoint.kind or extraction.kind(chosen),
         skipped=(*skipped, *dropped, *extraction.beside(chosen), *_aside(checkpoint), *checkpoint.skipped),
@@ -68,7 +82,16 @@ def extract(
         others=tuple(extraction.candidate(other) for other in others),
         leftovers=extraction.leftovers(chosen),
         shards=checkpoint.shards,
+        encoded=encoded,
     )
+
+
+def _with_recipes(tensors: dict[str, Value], node: Value) -> dict[str, Value]:
+    """The tensors, those put together of which a state dict that was written here keeps the recipes."""
+    attributes = node.attributes if type(node) is Dict else None
+    metadata = attributes.get("_metadata") if attributes is not None else None
+    text = metadata.get(KEY) if type(metadata) is Dict else None
+    return restored(tensors, text) if type(text) is str else tensors
 
 
 def candidates(checkpoint: Checkpoint, *, limits: Limits = DEFAULT_LIMITS) -> list[Candidate]:
@@ -132,11 +155,11 @@ def _tensors_below(node: Value) -> Iterator[Value]:
     todo, seen = [node], {id(node)}
     while todo:
         node = todo.pop()
-        if type(node) is LostTensor or (type(node) is TensorRef and not node.array):
+        if type(node) in TENSORS and (type(node) is not TensorRef or not node.array):
             yield node
         elif type(node) in (Dict, list, Object):
             for _, child in children(node):
-                if type(child) in (Dict, list, Object, TensorRef, LostTensor) and id(child) not in seen:
+                if (type(child) in TENSORS or type(child) in (Dict, list, Object)) and id(child) not in seen:
                     seen.add(id(child))
                     todo.append(child)
 
@@ -177,7 +200,8 @@ class _Extraction:
 
     def candidate(self, found: Found) -> Candidate:
         tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
-        nbytes = sum(tensor.nbytes for tensor in tensors if type(tensor) is TensorRef)
+        parts = [part for one in tensors if type(one) is EncodedTensor for part in one.parts.values()]
+        nbytes = sum(tensor.nbytes for tensor in (*tensors, *parts) if type(tensor) is TensorRef)
         return Candidate(found.key, len(tensors), nbytes, self.kind(found))
 
     def find(self) -> list[Found]:
@@ -189,7 +213,7 @@ class _Extraction:
         """The kind of state dict that was found."""
         if is_module(found.node):
             return "module"
-        if type(found.node) is TensorRef:
+        if type(found.node) in TENSORS:
             return "tensor"
         return "wrapped" if len(found.path) > self.checkpoint.members else "state_dict"
 
@@ -314,7 +338,7 @@ def describe(value: Value) -> str:
         return value.why
     if type(value) is Object:
         return f"an object ({value.type_name[:_SPELLED_OUT]})"
-    if type(value) is TensorRef:
+    if type(value) in TENSORS:
         return "a numpy array beside torch tensors"
     if type(value) in (Dict, list):
         return "no tensors in it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from .checkpoint import Dict, Object, TensorRef, TypedStorage, Value
+from .checkpoint import Dict, EncodedTensor, Object, TensorRef, TypedStorage, Value
 from .pickles.modules import attributes
 from .search import children
 
@@ -73,7 +73,7 @@ def _atom(value: Value) -> bytes:
         return b"%d" % value if value.bit_length() < 4096 else b'"<a huge number>"'
     if type(value) is float:  # JSON has no NaN and no infinity.
         return (json.dumps(value) if math.isfinite(value) else json.dumps(str(value))).encode()
-    if type(value) is TensorRef:
+    if type(value) in (TensorRef, EncodedTensor):
         return _text(f"<tensor {value.dtype.name} {list(value.shape)}>")
     if type(value) is TypedStorage:
         return _text("<storage>")

@@ -21,6 +21,7 @@ _FEW = 16  # Bytes; reads of less than that are no way to move a large tensor.
 _SLICES = 1 << 16  # Slice assignments per box.
 _ROW = 32  # Elements that are moved as one from which on that is faster than fewer, longer, scattered slices.
 _ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}  # memoryview's formats by bytes; only moved, never read as numbers.
+_CAST_PLAIN, _CAST_GATHERED = 1 << 20, 8 << 20  # Bytes that are cast at once; gathering wants long runs.
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 
 _Dim = tuple[int, int, int]  # Size, stride in the source, stride in the output, in items.
@@ -275,8 +276,12 @@ def cast(tensor: TensorRef, start: int, out: memoryview, target: DType, scratch:
     """
     import torch
 
-    count = len(out) // target.itemsize
-    raw: Any = bytearray(count * tensor.dtype.itemsize)
-    fill(tensor, start, memoryview(raw), scratch)
+    itemsize, count = tensor.dtype.itemsize, len(out) // target.itemsize
+    block = min(count, (_CAST_PLAIN if tensor.is_plain else _CAST_GATHERED) // itemsize)
+    raw: Any = bytearray(block * itemsize)
     values = torch.frombuffer(raw, dtype=getattr(torch, tensor.dtype.name))
-    torch.frombuffer(out, dtype=getattr(torch, target.name)).copy_(values)
+    result = torch.frombuffer(out, dtype=getattr(torch, target.name))
+    for done in range(0, count, block):
+        size = min(block, count - done)
+        fill(tensor, start + done, memoryview(raw)[: size * itemsize], scratch)
+        result[done : done + size].copy_(values[:size])

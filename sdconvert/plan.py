@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .checkpoint import StateDict
+from .checkpoint import Encoding, StateDict
 from .dtypes import DType
 from .errors import UnreadableError
 from .gather import reads
@@ -41,8 +41,9 @@ class Entry(NamedTuple):
 class Plan:
     """`entries` in the state dict's order; `aliases` maps each other name of a tie to the kept one.
 
-    `names` are all of them, aliases too, in the state dict's order. `shards` are the files: the names of the
-    entries in each, every entry in one; an alias goes where its kept name goes.
+    `names` are all of them, aliases too, in the state dict's order; a part of an encoded tensor is one like any
+    other. `shards` are the files: the names of the entries in each, every entry in one; an alias goes where its
+    kept name goes, and so does all that an encoded tensor is made of.
     """
 
     entries: tuple[Entry, ...]
@@ -50,6 +51,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     names: tuple[str, ...] = field(kw_only=True)
     shards: tuple[tuple[str, ...], ...] = field(kw_only=True)
+    encoded: Mapping[str, Encoding] = field(default_factory=dict, kw_only=True)
+    """Of which tensors that are not plain some entries are parts, by those tensors' names."""
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +73,8 @@ class Plan:
             aliases = {alias: kept for kept in shard for alias in tied.get(kept, ())}
             names = tuple(sorted((*shard, *aliases), key=place.__getitem__))
             ours = tuple(entries[name] for name in shard)
-            plans.append(Plan(ours, MappingProxyType(aliases), names=names, shards=(shard,)))
+            encoded = {name: one for name, one in self.encoded.items() if {*one.parts.values()} <= {*names}}
+            plans.append(Plan(ours, MappingProxyType(aliases), names=names, shards=(shard,), encoded=encoded))
         return plans
 
     def to_json(self) -> dict[str, object]:
@@ -100,7 +104,8 @@ def make_plan(
     shard_bytes: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Plan:
-    """Decide ties, sizes and shards. With `dtype`, floating-point tensors are to be cast to it.
+    """Decide ties, sizes and shards. With `dtype`, floating-point tensors are to be cast to it, but not parts of
+    encoded ones.
 
     `shard_bytes` is how many bytes of tensors a shard may have, 0 for one file, None for the layout of the source:
     the shards that it has, or one file.
@@ -122,13 +127,20 @@ def make_plan(
                 if first != name:
                     aliases[name] = first
             _overlaps([(name, tensor) for tensor, name in kept.items()], warnings)
+    parts = {part for one in weights.encoded.values() for part in one.parts.values()}
     entries = tuple(
-        Entry.of(name, tensor, _target(tensor, dtype))
+        Entry.of(name, tensor, tensor.dtype if name in parts else _target(tensor, dtype))
         for name, tensor in weights.tensors.items()
         if name not in aliases
     )
-    shards = _shards(entries, weights, shard_bytes)
-    plan = Plan(entries, MappingProxyType(aliases), tuple(warnings), names=tuple(weights.tensors), shards=shards)
+    plan = Plan(
+        entries,
+        MappingProxyType(aliases),
+        tuple(warnings),
+        names=tuple(weights.tensors),
+        shards=_shards(entries, weights, aliases, shard_bytes),
+        encoded=weights.encoded,
+    )
     check_cost({entry.name: entry.tensor for entry in entries}, plan.nbytes, limits)
     return plan
 
@@ -154,12 +166,23 @@ def check_cost(tensors: Mapping[str, TensorRef], nbytes: int, limits: Limits) ->
         )
 
 
-def _shards(entries: tuple[Entry, ...], weights: StateDict, most: int | None) -> tuple[tuple[str, ...], ...]:
-    # What is one tensor for whoever loads it stays in one file.
-    whole = {part: name for name, encoding in weights.encoded.items() for part in encoding.parts.values()}
+def _shards(
+    entries: tuple[Entry, ...], weights: StateDict, aliases: Mapping[str, str], most: int | None
+) -> tuple[tuple[str, ...], ...]:
+    # What is one tensor for whoever loads it stays in one file; of two that share a part, both.
+    joined: dict[str, str] = {}
+
+    def whole(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for encoding in weights.encoded.values():
+        first, *others = (whole(aliases.get(part, part)) for part in encoding.parts.values())
+        joined |= {other: first for other in others if other != first}
     blocks: dict[str, list[Entry]] = {}
     for entry in entries:
-        blocks.setdefault(whole.get(entry.name, entry.name), []).append(entry)
+        blocks.setdefault(whole(entry.name), []).append(entry)
     if most:
         shards = _split([(block, sum(entry.nbytes for entry in block)) for block in blocks.values()], most)
     elif most is None and weights.shards:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from .checkpoint import Candidate, Checkpoint, Skipped, StateDict
+from .checkpoint import Candidate, Checkpoint, Encoding, Skipped, StateDict
 from .errors import printable
 from .names import known_prefixes
 from .notebook import card
@@ -45,7 +46,8 @@ class Report:
 
     `verified` is True when the output was read back and found to be what was meant to be
     written, False when that was switched off. `outputs` is empty after a dry run, `shards` are those of a
-    sharded output after one too. `files` are the files of a directory that were read.
+    sharded output after one too. `files` are the files of a directory that were read. `encoded` are the
+    tensors that the output has as plain parts and a recipe, by name.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Report:
     bytes: int
     source_bytes: int
     aliases: Mapping[str, str]
+    encoded: Mapping[str, Encoding]
     skipped: tuple[Skipped, ...]
     known_globals: tuple[str, ...]
     unknown_globals: tuple[str, ...]
@@ -76,6 +79,7 @@ class Report:
         weights: StateDict,
         plan: Plan,
         *,
+        encoded: Mapping[str, Encoding] = MappingProxyType({}),
         outputs: tuple[Output, ...] = (),
         shards: tuple[Shard, ...] = (),
         verified: bool = False,
@@ -96,6 +100,7 @@ class Report:
             bytes=plan.nbytes,
             source_bytes=source_bytes,
             aliases=plan.aliases,
+            encoded=encoded,
             skipped=weights.skipped,
             known_globals=tuple(name for name in names if name in known),
             unknown_globals=tuple(name for name in names if name not in known),
@@ -120,6 +125,10 @@ class Report:
             "bytes": self.bytes,
             "source_bytes": self.source_bytes,
             "aliases": dict(self.aliases),
+            "encoded": [
+                {"name": name, "recipe": dict(one.recipe), "parts": dict(one.parts)}
+                for name, one in self.encoded.items()
+            ],
             "skipped": [{"name": one.name, "why": one.why} for one in self.skipped],
             "globals": {"known": list(self.known_globals), "unknown": list(self.unknown_globals)},
             "prefixes": list(self.prefixes),
@@ -157,6 +166,9 @@ class Report:
         yield "tensors", f"{self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
             yield "tied", _listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
+        if self.encoded:
+            kinds = [f"{name} ({_kind_of(one)})" for name, one in self.encoded.items()]
+            yield "encoded", f"as plain parts and a recipe: {_listed(kinds)}"
         if self.skipped:
             yield "left out", _listed([f"{one.name} ({one.why})" for one in self.skipped])
         if self.prefixes:
@@ -167,6 +179,11 @@ class Report:
             names = [f"{name} (!)" if is_dangerous(name) else name for name in marked]
             yield "classes", f"named in the pickle, not needed, never run: {_listed(names)}"
         yield from (("warning", text) for text in self.warnings)
+
+
+def _kind_of(one: Encoding) -> str:
+    kind, dtype = one.recipe["encoding"], one.recipe["dtype"]
+    return one.recipe["class"] if kind == "subclass" else dtype if kind in ("complex", "bits") else f"{kind} {dtype}"
 
 
 def _listed(items: list[str]) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .checkpoint import Dict, LostTensor, Object, TensorRef, Value
+from .checkpoint import TENSORS, Dict, Object, TensorRef, Value
 from .errors import UnreadableError
 from .pickles.modules import attributes, is_module
 
@@ -136,7 +136,7 @@ class Census:
         # The tensors, and the containers that hold some directly: torch's, and numpy's.
         torch: tuple[set[int], set[int]] = (set(), set())
         numpy: tuple[set[int], set[int]] = (set(), set())
-        if type(root) in (TensorRef, LostTensor):
+        if type(root) in TENSORS:
             (numpy if type(root) is TensorRef and root.array else torch)[0].add(id(root))
         todo = [root]
         self.size = 0
@@ -146,7 +146,7 @@ class Census:
             for child in _parts(node):
                 self.size += 1
                 kind = type(child)
-                if kind is TensorRef or kind is LostTensor:
+                if kind in TENSORS:
                     tensors, holders = numpy if kind is TensorRef and child.array else torch
                     tensors.add(id(child))
                     holders.add(me)
@@ -178,7 +178,8 @@ class Census:
 
     def is_tensor(self, node: Value) -> bool:
         """Whether `node` is itself something that belongs in a state dict."""
-        return type(node) is LostTensor or (type(node) is TensorRef and (self.arrays or not node.array))
+        kind = type(node)
+        return kind in TENSORS and (kind is not TensorRef or self.arrays or not node.array)
 
     def holds(self, node: Value) -> bool:
         """Whether `node` is a tensor or has one below it."""

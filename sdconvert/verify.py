@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .checkpoint import StateDict, TensorRef
+from .checkpoint import Encoding, StateDict, TensorRef
 from .errors import printable, within
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
@@ -31,8 +31,9 @@ _HALF = CHUNK // 2  # The buffer of a thread holds a piece of each side.
 
 @dataclass(frozen=True)
 class Difference:
-    """One way in which two files differ: the tensor's name, ``missing``, ``extra``, ``dtype``, ``shape`` or ``values``,
-    and where. ``missing`` is only in the first file, ``extra`` only in the second."""
+    """One way in which two files differ: the tensor's name, ``missing``, ``extra``, ``dtype``, ``shape``, ``values`` or
+    ``recipe`` (how an encoded tensor is made of its parts), and where. ``missing`` is only in the first file, ``extra``
+    only in the second."""
 
     name: str
     what: str
@@ -147,7 +148,7 @@ def verify(
         for name, places in wrong.items():
             where = _index(min(places), by_name[name].shape)
             differences.append(Difference(name, "values", f"its values differ, first at element {where}"))
-        order = {name: number for number, name in enumerate([*ours, *theirs])}
+        order = {name: number for number, name in enumerate([*ours, *theirs, *ours.encoded, *theirs.encoded])}
         differences.sort(key=lambda difference: order[difference.name])
         return Verification(
             one.name, other.name, tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
@@ -173,6 +174,12 @@ def _compare_headers(
     for name in theirs:
         if name not in ours.tensors:
             differences.append(Difference(name, "extra", "is only in the second file"))
+    for name in dict.fromkeys([*ours.encoded, *theirs.encoded]):
+        recipes = [side.encoded.get(name) for side in (ours, theirs)]
+        lines = [None if one is None else _recipe_line(name, one) for one in recipes]
+        if lines[0] != lines[1]:
+            kinds = " and ".join("no encoded tensor" if one is None else one.recipe["encoding"] for one in recipes)
+            differences.append(Difference(name, "recipe", f"is made of its parts in different ways: {kinds}"))
     return differences, [(name, *pair) for pair, name in same.items()]
 
 
@@ -185,6 +192,12 @@ def _check_cost(named: Iterable[tuple[str, TensorRef]], limits: Limits) -> None:
     once = {tensor: name for name, tensor in named}
     tensors = {name: tensor for tensor, name in once.items()}
     check_cost(tensors, sum(tensor.nbytes for tensor in once), limits)
+
+
+def _recipe_line(name: str, one: Encoding) -> bytes:
+    """What a digest says of an encoded tensor beside its parts."""
+    line = json.dumps([name, one.recipe, one.parts], separators=(",", ":"), sort_keys=True)
+    return line.encode() + b"\n"
 
 
 def _pieces(same: list[tuple[str, TensorRef, TensorRef]]) -> Iterator[_Piece]:
@@ -228,7 +241,8 @@ def digest(
 
     It is the SHA-256 of one line for each name, aliases too, in the order of their code points: the
     JSON array [name, dtype as torch calls it, shape, SHA-256 of the row-major little-endian bytes
-    in hexadecimal], without spaces and in ASCII, each ending in a newline.
+    in hexadecimal], without spaces and in ASCII, each ending in a newline. Parts of encoded tensors are such names;
+    behind them comes a line for each encoded tensor: [name, recipe, names of its parts by role], with sorted keys.
     """
     with open_checkpoint(source, limits=limits) as opened:
         weights = opened.extract(key, names)
@@ -259,4 +273,6 @@ def digest(
             tensor = weights.tensors[name]
             line = [name, tensor.dtype.name, list(tensor.shape), found[tensor]]
             whole.update(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        for name in sorted(weights.encoded):
+            whole.update(_recipe_line(name, weights.encoded[name]))
         return f"sdconvert-1:{whole.hexdigest()}"

@@ -21,7 +21,9 @@ ROWS = [
     "remote.tokens remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
-    "pickles pickles.resolver pickles.arrays pickles.rebuild pickles.known pickles.modules pickles.compose",
+    "encodings recipes",
+    "pickles pickles.resolver pickles.arrays pickles.encoded pickles.quantized pickles.subclasses "
+    "pickles.rebuild pickles.known pickles.modules pickles.compose",
     "formats.strict_json formats.parallel formats.weight_files formats.boxes",
     "formats.zipfields formats.zipdir formats.tardir formats.storages formats.protocol formats.torch_archive",
     "formats.json_record formats.archive formats.torchscript formats.torchscript_legacy formats.torch_export",
@@ -31,7 +33,7 @@ ROWS = [
     "formats.foreign formats",
     "neighbours",
     "names search fsdp",
-    "extract extras",
+    "extract extras computed sparse dense",
     "plan",
     "stream atomic delivery",
     "writers.safetensors writers.torch_zip writers report",
@@ -42,6 +44,7 @@ ROWS = [
     "outline html inspection",  # An inspection and its views.
     "inspect",
     "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.driver batch",
+    "load load.decode",
     "",
     "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
 ]

@@ -55,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
         metavar="SIZE",
         help="split into shards of at most SIZE, such as 5GB, with an index; 0: one file (default: as the source is)",
     )
+    output.add_argument(
+        "--dequantize", action="store_true", help="write torch's quantized tensors as float32; needs torch"
+    )
+    output.add_argument("--densify", action="store_true", help="write sparse tensors with all their zeros; needs torch")
     output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
     output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     output.add_argument("--no-verify", action="store_true", help="do not read the output back")
@@ -89,6 +93,8 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
+        dequantize=args.dequantize,
+        densify=args.densify,
         metadata=dict(metadata),
         extras=args.extras,
         verify=not args.no_verify,

@@ -14,6 +14,7 @@ from ..dtypes import BY_CODE
 from ..errors import UnreadableError
 from ..inflated import credit
 from ..limits import Limits
+from ..recipes import KEY, restored
 from ..source import Source
 from ..source import read as read_bytes
 from ..tensor import Storage, TensorRef, contiguous_strides, numel, strided
@@ -56,11 +57,13 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
         raise UnreadableError(
             f"its tensors end at byte {start + expected}, the file at {source.nbytes}. It was cut short, or extended"
         )
+    recipes = metadata.pop(KEY, None)
     # An alias that the file declares is the kept tensor under another name.
     aliases = {alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors}
     aliases.pop("format", None)
     tensors |= {alias: tensors[kept] for alias, kept in aliases.items()}
-    root = Dict(list(tensors.items()), attributes=Dict([("_metadata", Dict())]))  # As state_dict() marks its own.
+    whole = tensors if recipes is None else restored(tensors, recipes)
+    root = Dict(list(whole.items()), attributes=Dict([("_metadata", Dict())]))  # As state_dict() marks its own.
     rest = {key: value for key, value in metadata.items() if key not in aliases and key != "format"}
     return Checkpoint(NAME, root, metadata=rest)
 

@@ -13,12 +13,15 @@ _HARMLESS = frozenset(
     {
         "numpy.ndarray",
         "numpy.dtype",
-        "torch.device",
         "torch.Tensor",
         "torch.serialization._get_layout",
         "torch.strided",
         "torch.per_tensor_affine",
         "torch.per_channel_affine",
+        "torch.per_channel_affine_float_qparams",
+        "torch.device",
+        "torch.distributed.tensor.DTensor",
+        "torch.nested._internal.nested_tensor.NestedTensor",
         "torch.storage.UntypedStorage",
         "torch.storage.TypedStorage",
         "builtins.object",
@@ -69,7 +72,7 @@ def is_known(name: Global) -> bool:
     return (
         name.key in REBUILD
         or name.key in _HARMLESS
-        or name.module.startswith("torch.nn.")
+        or name.module.startswith(("torch.nn.", "torch.ao.nn."))
         or (name.module in ("torch", "torch.cuda") and (name.name in BY_STORAGE or name.name in BY_NAME))
     )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..checkpoint import Dict, Global, LostTensor, Object, Value
 from ..errors import UnreadableError
+from .quantized import QUANTIZED, own_weights
 
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 # Hooks on the state dict that do not change names or values.
@@ -27,8 +28,6 @@ SPELLED = 128 << 20  # Characters of all names together; a million ordinary ones
 _TOLD = 50  # Warnings of one model; they repeat themselves.
 # Ways to change what state_dict() gives; the author's source, where the file has it, tells.
 _OVERRIDES = re.compile(r"def (state_dict|_save_to_state_dict|get_extra_state)\b|_register_state_dict_hook")
-# Classes of torch that write something else than their parameters and buffers.
-_SPECIAL = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
 
 
 @dataclass
@@ -127,6 +126,7 @@ def _own(
     hidden = _strings(hidden)
     own = [item for item in _named(parameters) if item[1] is not None]
     own += (item for item in _named(buffers) if item[1] is not None and item[0] not in hidden)
+    own += own_weights(module.type_name, state)
     inner = _named(children)
     if prefix:
         found.spell(prefix, (name for name, _ in own), len(own))
@@ -137,7 +137,7 @@ def _own(
         if child is None:
             continue
         kind = child.type_name if type(child) is Object else type(child).__name__
-        if is_module(child) and not _SPECIAL.match(kind):
+        if is_module(child):
             modules.append((f"{prefix}{name}.", child))
         else:
             found.entries.append((prefix + name, LostTensor(f"a {kind}, which keeps its weights in a way of its own")))
@@ -174,6 +174,6 @@ def _oddities(module: Object, state: Dict, overrides: Mapping[str, str]) -> Iter
             name = hook.full if type(hook) is Global else hook.type_name if type(hook) is Object else "a hook"
             if name not in _HARMLESS_HOOKS:
                 yield f"{name} may change its state dict, and was not run"
-    if module.type_name in overrides:
+    if module.type_name in overrides and not QUANTIZED.match(module.type_name):
         what = overrides[module.type_name]
         yield f"{module.type_name} has its own {what} (its source is in the file), which was not run"

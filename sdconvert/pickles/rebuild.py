@@ -15,8 +15,11 @@ from ..dtypes import BY_TENSOR_TYPE
 from ..errors import UnreadableError
 from ..source import SliceSource, Source
 from .arrays import ARRAYS
+from .encoded import ENCODED
 from .nodes import Bag, Call, Global, Node, Pairs
+from .quantized import QUANTIZED_MODULES
 from .resolver import LoadStorage, Nested, Rebuild, Resolver, arguments, dtype_of, untouched, view
+from .subclasses import WRAPPERS
 
 
 def _no_nesting(source: Source) -> Value:
@@ -54,9 +57,12 @@ def _from_type(r: Resolver, call: Call) -> Value:
     """(function, type, its arguments[, attributes]): a tensor with attributes, or of a subclass."""
     if call.pairs or call.items:
         untouched(call)
-    func, kind, args, *_ = arguments(call, 3, 4)
+    func, kind, args, *rest = arguments(call, 3, 4)
+    state = rest[0] if rest else call.states[0] if call.states else None
     if type(func) is not Global or type(args) is not tuple:
         raise UnreadableError("a tensor subclass is rebuilt by something that has no name. The file is damaged")
+    if func.key in WRAPPERS:
+        return WRAPPERS[func.key](r, args, state)
     if func.key not in r.table:
         name = kind.full if type(kind) is Global else "a tensor subclass"
         return LostTensor(f"a {name}, rebuilt by {func.full}")
@@ -165,11 +171,9 @@ REBUILD: Mapping[str, Rebuild] = {
     _U + "_rebuild_device_tensor_from_cpu_tensor": _device_tensor,
     _U + "_rebuild_device_tensor_from_numpy": _device_tensor,
     _U + "_rebuild_xla_tensor": _device_tensor,
-    _U + "_rebuild_qtensor": _lost("quantized"),
-    _U + "_rebuild_sparse_tensor": _lost("sparse"),
-    _U + "_rebuild_sparse_csr_tensor": _lost("sparse"),
-    _U + "_rebuild_nested_tensor": _lost("nested"),
-    _U + "_rebuild_wrapper_subclass": _lost("a tensor subclass that wraps others"),
+    **ENCODED,
+    **QUANTIZED_MODULES,
+    _U + "_rebuild_wrapper_subclass": _lost("a tensor subclass that wraps others, which are not there"),
     _U + "_rebuild_meta_tensor_no_storage": _lost("on the meta device, without values", empty=True),
     "torch.nn.parameter.UninitializedParameter": _lost("not initialised yet (a lazy module's)", empty=True),
     "torch.nn.parameter.UninitializedBuffer": _lost("not initialised yet (a lazy module's)", empty=True),

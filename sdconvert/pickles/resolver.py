@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..checkpoint import Dict, LostTensor, Object, TensorRef, TypedStorage, Value
+from ..checkpoint import TENSORS, Dict, Object, TensorRef, TypedStorage, Value
 from ..dtypes import BY_NAME, DType
 from ..errors import UnreadableError
 from ..source import MemorySource, Source
@@ -181,7 +181,7 @@ class Resolver:
 
     def tensor(self, node: Node) -> Value:
         value = self.value(node)
-        if type(value) is not TensorRef and type(value) is not LostTensor:
+        if type(value) not in TENSORS:
             raise UnreadableError("a tensor is expected, and something else is there. The file is damaged")
         return value
 
@@ -263,6 +263,8 @@ def dtype_of(node: Node) -> DType:
 
 def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
     """Whether the stored values are to be conjugated, and negated; other keys are about devices."""
+    if type(node) is Call and type(node.func) is Global and node.func.key == "torch.jit._pickle.restore_type_tag":
+        node = node.args[0] if node.args else None  # libtorch says of what type the dict is.
     if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
         pairs = node.pairs or []
     elif type(node) is Pairs:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from ..checkpoint import Encoding
 from ..errors import ChoiceError
 from ..plan import Plan
 from ..stream import Placed
@@ -42,6 +43,9 @@ class Writer(Protocol):
 
     def names(self, plan: Plan) -> Iterable[str]:
         """The names that are in the file itself; a reader finds the others of `plan` in metadata."""
+
+    def encoded(self, plan: Plan) -> Mapping[str, Encoding]:
+        """Which tensors, by name, are written as plain parts and a recipe, because the format has nothing like them."""
 
     def lay_out(self, plan: Plan, metadata: Mapping[str, str]) -> Layout:
         """Where everything goes. UnsupportedError for what the format cannot hold."""

@@ -3,7 +3,8 @@
 An 8-byte little-endian header length; the header, compact JSON padded with spaces to a
 multiple of 8; the tensors without gaps, larger alignments first and by name within a
 dtype. Source: ``prepare`` in ``safetensors/src/tensor.rs``. The reference's order of
-metadata keys is that of a hash table; ours is ``format``, then sorted.
+metadata keys is that of a hash table; ours is ``format``, then sorted. The recipes of encoded tensors
+(`recipes`) are one of these keys, where there are any.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from operator import itemgetter
 
-from ..dtypes import LAYOUT_RANK
+from ..checkpoint import Encoding
+from ..dtypes import BY_NAME, LAYOUT_RANK
+from ..encodings import stand_in
 from ..errors import ChoiceError, UnreadableError, UnsupportedError
 from ..limits import DEFAULT_LIMITS
 from ..plan import Entry, Plan
+from ..recipes import KEY, alone, to_text
 from ..stream import Placed
 
 NAME = "safetensors"
 SUFFIX = ".safetensors"
 HAS_METADATA = True
-_RESERVED = ("format",)
+_RESERVED = ("format", KEY)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,17 @@ class SafetensorsLayout:
 
 def names(plan: Plan) -> list[str]:
     return [entry.name for entry in plan.entries] + [alias for alias in plan.aliases if alias in _RESERVED]
+
+
+def encoded(plan: Plan) -> Mapping[str, Encoding]:
+    """The tensors that are written as parts and a recipe."""
+    found = dict(plan.encoded)
+    by_name = {entry.name: entry.tensor for entry in plan.entries if entry.dtype.stand_in is not None}
+    for name in plan.names if by_name else ():
+        tensor = by_name.get(plan.aliases.get(name, name))
+        if tensor is not None and (one := alone(name, tensor)) is not None:
+            found[name] = one
+    return found
 
 
 def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
@@ -66,26 +81,31 @@ def lay_out(plan: Plan, metadata: Mapping[str, str]) -> SafetensorsLayout:
         if key in aliases and metadata[key] != aliases[key]:
             raise ChoiceError(f"metadata {key!r} is the name of a tensor that is tied to {aliases[key]}")
     entries.sort(key=itemgetter(0))  # By name; sorting is stable.
-    entries.sort(key=lambda entry: LAYOUT_RANK[entry.dtype.name])
-    about = {"format": "pt", **dict(sorted({**metadata, **aliases}.items()))}
+    entries.sort(key=lambda entry: LAYOUT_RANK[entry.dtype.stand_in or entry.dtype.name])
+    recipes = encoded(plan)
+    more = {KEY: to_text(recipes, [entry.name for entry in entries])} if recipes else {}
+    about = {"format": "pt", **dict(sorted({**metadata, **aliases, **more}.items()))}
     header = ['"__metadata__":' + json.dumps(about, ensure_ascii=False, separators=(",", ":"))]
     at, places = 0, []
     for entry in entries:
         end = at + entry.nbytes
-        if entry.dtype.code is None:
+        dtype, shape = entry.dtype, list(entry.tensor.shape)
+        if dtype.stand_in is not None:
+            name, size = stand_in(dtype.name, entry.tensor.shape)
+            dtype, shape = BY_NAME[name], list(size)
+        if dtype.code is None:
             raise UnsupportedError(
                 f"{entry.name} is {entry.dtype.name}, which safetensors does not have. "
                 f"--exclude {entry.name} leaves it out; a .pt file can hold it"
             )
-        shape = list(entry.tensor.shape)
-        if entry.dtype.packed > 1:
+        if dtype.packed > 1:
             if not shape:
-                raise UnsupportedError(f"{entry.name}: {entry.dtype.name} needs a dimension that its pairs fill")
-            shape[-1] *= entry.dtype.packed
+                raise UnsupportedError(f"{entry.name}: {dtype.name} needs a dimension that its pairs fill")
+            shape[-1] *= dtype.packed
         sizes = ",".join(map(str, shape))
         # By hand: a dict for each of a hundred thousand tensors takes three times as long.
         header.append(
-            f'{encode_basestring(entry.name)}:{{"dtype":"{entry.dtype.code}","shape":[{sizes}],"data_offsets":[{at},{end}]}}'
+            f'{encode_basestring(entry.name)}:{{"dtype":"{dtype.code}","shape":[{sizes}],"data_offsets":[{at},{end}]}}'
         )
         places.append((entry, at))
         at = end

@@ -21,9 +21,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..checkpoint import Encoding
 from ..errors import UnsupportedError
-from ..pickles.compose import SavedTensor, state_dict
+from ..pickles.compose import NATIVE, SavedTensor, WholeTensor, state_dict
 from ..plan import Plan
+from ..recipes import KEY, to_text
 from ..stream import Placed, Tail
 
 NAME = "pt"
@@ -160,21 +162,48 @@ def names(plan: Plan) -> tuple[str, ...]:
     return plan.names
 
 
+def encoded(plan: Plan) -> Mapping[str, Encoding]:
+    """The tensors that are written as parts, with a recipe in ``_metadata``; torch has calls for the others."""
+    return {name: one for name, one in plan.encoded.items() if one.recipe["encoding"] not in NATIVE}
+
+
+def _wholes(plan: Plan, by_name: Mapping[str, SavedTensor]) -> list[SavedTensor | WholeTensor]:
+    """What is in the state dict: encoded tensors that torch can rebuild by itself in place of their parts."""
+    result: list[SavedTensor | WholeTensor] = []
+    whole = {part: name for name, one in plan.encoded.items() for part in one.parts.values()}
+    integers: dict[str, str] = {}
+    for name, tensor in by_name.items():
+        owner = whole.get(name)
+        one = plan.encoded[owner] if owner is not None else None
+        if owner is None or one is None or one.recipe["encoding"] not in NATIVE:
+            result.append(tensor)
+        elif name == next(iter(one.parts.values())):
+            result.append(WholeTensor(owner, one.recipe, {role: by_name[part] for role, part in one.parts.items()}))
+            if one.recipe["encoding"] == "quantized":
+                integers.setdefault(tensor.key, owner)
+    # A storage has one type in a pickle, which readers remember by its key.
+    for one_of in result:
+        if isinstance(one_of, SavedTensor) and one_of.key in integers:
+            other = integers[one_of.key]
+            raise UnsupportedError(
+                f"{one_of.name} has the same memory as the quantized tensor {other}, which a .pt file cannot say. "
+                f"--exclude {one_of.name} leaves it out"
+            )
+    return result
+
+
 def lay_out(plan: Plan, metadata: Mapping[str, str]) -> TorchZipLayout:
-    """Where everything goes. UnsupportedError for a dtype that torch itself has no storage for.
+    """Where everything goes. UnsupportedError for memory that quantized and plain tensors share.
 
     `metadata` is not written: a state dict has no place for it.
     """
-    for entry in plan.entries:
-        if entry.dtype.kind == "q":
-            raise UnsupportedError(
-                f"{entry.name} is {entry.dtype.name}, which a plain state dict cannot hold. "
-                f"--exclude {entry.name} leaves it out"
-            )
     keys = {entry.name: str(number) for number, entry in enumerate(plan.entries)}
     saved = {entry.name: (entry.dtype, entry.tensor.shape) for entry in plan.entries}
     kept = [(name, plan.aliases.get(name, name)) for name in plan.names]
-    pickle = state_dict([SavedTensor(name, keys[first], *saved[first]) for name, first in kept])
+    by_name = {name: SavedTensor(name, keys[first], *saved[first]) for name, first in kept}
+    parts = encoded(plan)
+    text = {KEY: to_text(parts, by_name)} if parts else {}
+    pickle = state_dict(_wholes(plan, by_name), text)
     records: list[_Record] = []
     known: dict[int, int] = {}
     front, at = [], 0
