@@ -374,3 +374,26 @@ def test_all_shards_and_the_index_appear_or_none_does(how: str, overwrite: bool,
             assert code == -9
             assert INDEX not in shown or shown in (before, after), when
             assert len(left) - len(shown) <= (2 * len(after) if overwrite else 0), when
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_what_an_encoded_tensor_is_made_of_stays_in_one_file(tmp_path: Path) -> None:
+    """Two tensors with the same integers, each with scales of its own, cannot be told apart file by file."""
+    integers = torch.randint(-9, 9, (64, 64), dtype=torch.int8)
+    parts = [torch.rand(64, dtype=torch.float64) + 1e-3 for _ in range(2)]
+    zeros = torch.zeros(64, dtype=torch.int64)
+    first = torch._make_per_channel_quantized_tensor(integers, parts[0], zeros, 0)
+    storage = first.untyped_storage()
+    second = torch._utils._rebuild_qtensor(
+        torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.qint8, _internal=True),
+        0, (64, 64), (64, 1), (torch.per_channel_affine, parts[1], zeros, 0), False, {},
+    )  # fmt: skip
+    assert second.untyped_storage().data_ptr() == storage.data_ptr()
+    state = {"a.w": first, "middle": torch.randn(64, 64), "b.w": second, "last": torch.randn(64, 64)}
+    torch.save(state, tmp_path / "model.pt")
+    (tmp_path / "out").mkdir()
+    report = sdconvert.convert(tmp_path / "model.pt", tmp_path / "out", max_shard_size=20_000)
+    assert len(report.shards) >= 2
+    assert sdconvert.verify(tmp_path / "model.pt", tmp_path / "out").equal
+    homes = {name: shard.path for shard in report.shards for name in shard.names}
+    assert homes["a.w.int_repr"] == homes["a.w.scales"] == homes["b.w.scales"]
