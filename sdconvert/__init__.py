@@ -4,9 +4,11 @@ from .checkpoint import Candidate, Skipped, StateDict
 from .convert import convert
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
 from .limits import Limits
+from .load import Cast, LoadResult, Misfit, load, load_into, skeleton
 from .names import Names
 from .opening import OpenCheckpoint, open  # noqa: A004 - sdconvert.open is its name
 from .report import Output, Report
+from .save import save
 from .tensor import TensorRef
 from .verify import Difference, Verification, digest, verify
 
@@ -14,9 +16,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
+    "Cast",
     "ChoiceError",
     "Difference",
     "Limits",
+    "LoadResult",
+    "Misfit",
     "MismatchError",
     "Names",
     "OpenCheckpoint",
@@ -33,6 +38,10 @@ __all__ = [
     "__version__",
     "convert",
     "digest",
+    "load",
+    "load_into",
     "open",
+    "save",
+    "skeleton",
     "verify",
 ]

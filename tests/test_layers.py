@@ -33,6 +33,11 @@ ROWS = [
     "opening",
     "convert",
     "verify",
+    "load.match load.result load.mapping load.memory load.reading load.skeleton",
+    "load.transfer load.place load.offer load.trial",
+    "load.modules load.targets load.filling load.settle",
+    "load.job load.into load.tensors load",
+    "live save",
     "",
     "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify __main__",
 ]
@@ -84,9 +89,12 @@ def test_the_public_names() -> None:
     assert sorted(sdconvert.__all__) == sorted(
         [
             "Candidate",
+            "Cast",
             "ChoiceError",
             "Difference",
             "Limits",
+            "LoadResult",
+            "Misfit",
             "MismatchError",
             "Names",
             "OpenCheckpoint",
@@ -103,7 +111,11 @@ def test_the_public_names() -> None:
             "__version__",
             "convert",
             "digest",
+            "load",
+            "load_into",
             "open",
+            "save",
+            "skeleton",
             "verify",
         ]
     )

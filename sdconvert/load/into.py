@@ -1,0 +1,114 @@
+"""The relay of `load_into`: offers, names, a visit to the model, checks, tensors, and only then the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from ..errors import ChoiceError, within
+from ..limits import Limits
+from ..opening import PathLike
+from ..progress import Bar
+from .job import Job
+from .match import Fit, fit
+from .offer import EXTRA, Offer, Patterns, Rename, Source, offered, renaming
+from .place import Placer
+from .result import Cast, LoadResult, Misfit, bar_of
+from .slots import Slot, all_slots, takes_extra, walk
+from .targets import Targets, assigning
+
+_MISMATCH = ("error", "skip")
+
+
+def load_into(
+    model: Module,
+    source: PathLike | Mapping[str, Any],
+    *,
+    device: Any,
+    dtype: str | torch.dtype | None,
+    strict: bool,
+    assign: Any,
+    prefix: str | None,
+    rename: Rename,
+    include: Patterns,
+    exclude: Patterns,
+    on_mismatch: str,
+    key: str | None,
+    copy: str,
+    threads: int | None,
+    progress: Bar | bool | None,
+    retie: bool,
+    limits: Limits,
+) -> LoadResult:
+    """As `sdconvert.load_into` says."""
+    began = time.perf_counter()
+    if on_mismatch not in _MISMATCH:
+        raise ChoiceError(f"on_mismatch={on_mismatch!r} is not one of {', '.join(_MISMATCH)}")
+    targets = Targets(dtype, device, assigning(assign))
+    placer = Placer(copy, threads)
+    slots = list(all_slots(model))
+    targets.devices.check(slot.key for slot in slots)
+    wanted = [slot.key for slot in slots if not slot.is_hidden]
+    wanted += [prefix + EXTRA for module, prefix in walk(model) if takes_extra(module)]
+
+    def named(given: Source) -> tuple[Source, Fit]:
+        given = given.renamed(renaming(rename, given))
+        found = fit(given.offers, wanted, prefix)
+        return given.renamed(found.names), found
+
+    def judge(given: Source) -> bool:
+        names = named(given)[0].offers.keys()
+        return names <= known and all(not names.isdisjoint(keys) for keys in shared)
+
+    known = set(wanted)
+    shared = _shared(slot for slot in slots if not slot.is_hidden).values()
+    with (
+        offered(source, key=key, include=include, exclude=exclude, judge=judge, limits=limits) as opened,
+        within(opened.name),
+    ):
+        original = opened.offers
+        fitted, how = named(opened)
+        job = Job(model, slots, fitted, targets, strict=strict, skip=on_mismatch == "skip")
+        if not job.found.postponed:
+            job.check()
+        with bar_of(progress)("loading", job.nbytes) as update:
+            job.read(placer, update)
+    ties = job.finish(retie=retie)
+    renamed = {new: old for new, old in _origins(fitted, original).items() if new != old}
+    return LoadResult.of(
+        job.missing,
+        job.unexpected,
+        loaded=[one.slot.key for one in job.assigned],
+        mismatched=[
+            Misfit(slot.key, fitted.offers[name].shape, tuple(slot.tensor.shape)) for slot, name in job.found.misfits
+        ],
+        uncast=[Cast(slot.key, fitted.offers[name].dtype, _name(slot.tensor.dtype)) for slot, name in job.found.uncast],
+        cast=job.casts,
+        ties=ties,
+        renamed=renamed,
+        left_on_meta=job.left_on_meta,
+        source=opened.name,
+        key=opened.key,
+        prefix=how.prefix,
+        nbytes=job.nbytes,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _shared(slots: Iterable[Slot]) -> dict[int, list[str]]:
+    shared: dict[int, list[str]] = {}
+    for slot in slots:
+        shared.setdefault(id(slot.tensor), []).append(slot.key)
+    return shared
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _origins(fitted: Source, original: Mapping[str, Offer]) -> dict[str, str]:
+    return dict(zip(fitted.offers, original, strict=True))
