@@ -59,7 +59,7 @@ class LiveStorage:
             buffer[:] = self._view[offset:end]
             return
         flat = torch.empty(0, dtype=torch.uint8, device=self._storage.device)
-        flat.set_(self._storage, offset, (len(buffer),), (1,))  # type: ignore[call-overload]
+        flat.set_(self._storage, offset, (len(buffer),), (1,))
         self._bounce.copy(flat, buffer)
 
 
@@ -95,7 +95,7 @@ class Live:
             dtype,
             tuple(tensor.shape),
             self._storage(tensor.untyped_storage(), name),
-            tensor.storage_offset(),
+            int(tensor.storage_offset()),
             tensor.stride(),
             tensor.is_conj(),
             tensor.is_neg(),

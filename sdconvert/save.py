@@ -37,8 +37,8 @@ def save(
 ) -> Report:
     """Write the weights of a model, or a dict of tensors, to `path`, bit for bit, and say what was done.
 
-    `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes first;
-    slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
+    `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes
+    first; slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
     is taken as a file of the same would be: names are joined with dots, training state is left out, and so is
     what is not a tensor; the report says so. `metadata` joins the output's header.
 

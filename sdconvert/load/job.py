@@ -11,12 +11,13 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from .filling import Request, filled
 from .match import hint, incompatible
-from .modules import Assigned, Found, Slot, Visit, unexpected, walk
 from .offer import Offer, Source
 from .place import Placer
 from .result import Cast
 from .settle import Group, move, settle
+from .slots import Slot, walk
 from .targets import Target, Targets
+from .visit import Assigned, Found, Visit, unexpected
 
 
 class Job:
@@ -234,7 +235,7 @@ class Job:
         names: dict[int, str] = {}
         ties = {}
         for module, name, key, _ in self.slots:
-            now = module._parameters.get(name)
+            now: torch.Tensor | None = module._parameters.get(name)
             if now is None:
                 now = module._buffers.get(name)
             if now is not None and (first := names.setdefault(id(now), key)) != key:

@@ -34,9 +34,10 @@ class Maps:
 
         UnreadableError when the file is not any more what was opened.
         """
-        if type(source) is SliceSource:
-            source, offset = source.base, source.offset + offset
-        if type(source) is not FileSource:
+        if isinstance(source, SliceSource):
+            offset += source.offset
+            source = source.base
+        if not isinstance(source, FileSource):
             return None
         if source not in self._maps:
             self._maps[source] = self._map(source) if self._remote or not is_remote(source) else None

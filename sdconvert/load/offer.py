@@ -214,17 +214,14 @@ def _in_memory(source: Mapping[str, Any], names: Names) -> Source:
     empty = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
     if empty is not None:
         raise ChoiceError(f"{empty} is on the meta device: it has no values to load")
-    offers = {
-        name: Offer(
-            tuple(tensor.shape),
-            str(tensor.dtype).removeprefix("torch."),
-            Same(tensor),
-            tensor.numel() * tensor.element_size(),
-        )
-        for name, tensor in tensors.items()
-    }
+    offers = {name: _offer_of(tensor) for name, tensor in tensors.items()}
     versions = getattr(source, "_metadata", None)
     return Source("the state dict", "", offers, others, versions, strays)
+
+
+def _offer_of(tensor: torch.Tensor) -> Offer:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Offer(tuple(tensor.shape), dtype, Same(tensor), tensor.numel() * tensor.element_size())
 
 
 def renaming(rename: Rename, source: Source) -> dict[str, str]:

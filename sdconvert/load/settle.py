@@ -48,14 +48,14 @@ def settle(groups: Iterable[Group], assign: bool | None) -> None:
 
 def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
     if torch.nn.parameter.is_lazy(old):
-        old.materialize(new.shape)  # type: ignore[attr-defined]
+        old.materialize(new.shape)
     old.copy_(new if new.shape == old.shape else new.reshape(old.shape))
 
 
 def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool | None, swaps: bool) -> torch.Tensor:
     """What takes the place of `old`: itself with other data, where others may hold it, else a new object."""
     if torch.nn.parameter.is_lazy(old):
-        old.materialize(new.shape)  # type: ignore[attr-defined]
+        old.materialize(new.shape)
     if new.shape != old.shape:
         new = new.reshape(old.shape)
     if new.dtype != target.dtype or new.device != target.device:
@@ -71,7 +71,7 @@ def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool 
         made = Parameter(new.detach(), requires_grad=old.requires_grad)
         made.__dict__.update(old.__dict__)
     if swaps:  # torch's own switch for keeping the objects that an optimizer may hold.
-        torch.utils.swap_tensors(old, made)
+        torch.utils.swap_tensors(old, made)  # type: ignore[no-untyped-call]
         return old
     return made
 

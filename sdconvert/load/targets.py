@@ -38,7 +38,7 @@ class Targets:
         self.devices = DeviceMap(device)
         self.assign = assign
         self.rule = dtype if dtype in (None, FILE, MODEL) else None
-        self.dtype: DType | None = None if dtype in (None, FILE, MODEL) else dtype_named(dtype)  # type: ignore[arg-type]
+        self.dtype: DType | None = None if dtype in (None, FILE, MODEL) else dtype_named(dtype)
 
     def device(self, key: str, tensor: torch.Tensor) -> torch.device:
         """The device for the model's `tensor`, called `key`."""

@@ -17,8 +17,9 @@ class Trial:
         self.module = module
         self._attributes = dict(module.__dict__)
         self._own = {kind: dict(module.__dict__[kind]) for kind in _OWN}
-        self._tensors: list[tuple[torch.Tensor, Any, torch.Tensor | None, int, torch.Tensor | None]] = []
-        for tensor in (*self._own["_parameters"].values(), *self._own["_buffers"].values()):
+        self._tensors: list[tuple[torch.Tensor, Any, torch.Tensor, int, torch.Tensor | None]] = []
+        own: list[torch.Tensor | None] = [*self._own["_parameters"].values(), *self._own["_buffers"].values()]
+        for tensor in own:
             if tensor is None:
                 continue
             lazy = torch.nn.parameter.is_lazy(tensor)
