@@ -18,7 +18,7 @@ from .match import Fit, fit
 from .offer import EXTRA, Offer, Patterns, Rename, Source, offered, renaming
 from .place import Placer
 from .result import Cast, LoadResult, Misfit, bar_of
-from .slots import Slot, all_slots, takes_extra, walk
+from .slots import Slot, all_slots, shapes, takes_extra, walk
 from .targets import Targets, assigning
 
 _MISMATCH = ("error", "skip")
@@ -52,19 +52,18 @@ def load_into(
     placer = Placer(copy, threads)
     slots = list(all_slots(model))
     targets.devices.check(slot.key for slot in slots)
-    wanted = [slot.key for slot in slots if not slot.is_hidden]
-    wanted += [prefix + EXTRA for module, prefix in walk(model) if takes_extra(module)]
+    wanted = shapes(slots)
+    wanted |= {prefix + EXTRA: None for module, prefix in walk(model) if takes_extra(module)}
 
     def named(given: Source) -> tuple[Source, Fit]:
         given = given.renamed(renaming(rename, given))
-        found = fit(given.offers, wanted, prefix)
+        found = fit(given.shapes, wanted, prefix)
         return given.renamed(found.names), found
 
     def judge(given: Source) -> bool:
         names = named(given)[0].offers.keys()
-        return names <= known and all(not names.isdisjoint(keys) for keys in shared)
+        return names <= wanted.keys() and all(not names.isdisjoint(keys) for keys in shared)
 
-    known = set(wanted)
     shared = _shared(slot for slot in slots if not slot.is_hidden).values()
     with (
         offered(source, key=key, include=include, exclude=exclude, judge=judge, limits=limits) as opened,

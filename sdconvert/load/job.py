@@ -15,7 +15,7 @@ from .offer import Offer, Source
 from .place import Placer
 from .result import Cast
 from .settle import Group, move, settle
-from .slots import Slot, walk
+from .slots import Slot, shapes, walk
 from .targets import Target, Targets
 from .visit import Assigned, Found, Visit, unexpected
 
@@ -82,9 +82,7 @@ class Job:
             missing, surplus = self.missing, self.unexpected
         if missing or surplus or problems:
             self.undo()
-            advice = hint(
-                missing, surplus, list(self.source.offers), [slot.key for slot in self.slots if not slot.is_hidden]
-            )
+            advice = hint(missing, surplus, self.source.shapes, shapes(self.slots))
             raise incompatible(type(self.model).__name__, missing, surplus, problems, advice)
 
     def _has_extra(self, key: str) -> bool:

@@ -3,8 +3,8 @@
 Names fit as they are, or after one change of all of them: what wrappers put into names is
 looked past on both sides, and one leading part may be taken off or put on
 (``model.`` of a training framework, ``transformer.`` of a base model). A change is made
-only if strictly more names fit with it than without, no two names become one, and there is
-only one such change.
+only if strictly more names fit with it than without, shapes included, no two names become
+one, and there is only one such change.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from difflib import get_close_matches
 
 from ..errors import ChoiceError, MismatchError, printable
 from ..names import known_prefixes, unwrapped
+from ..tensor import Shape
 
 AUTO = "auto"
 _NEAREST = 3  # Hints of one error.
@@ -33,7 +34,11 @@ class Fit:
     prefix: str = ""
 
 
-def fit(source: Collection[str], model: Collection[str], prefix: str | None = AUTO) -> Fit:
+Shapes = Mapping[str, Shape | None]
+"""Names with their shapes; None fits any."""
+
+
+def fit(source: Shapes, model: Shapes, prefix: str | None = AUTO) -> Fit:
     """The source's names as the model has them. Without `prefix` they stay, a given one is taken off where it is.
 
     ChoiceError when a given prefix is nowhere, or would make two names one.
@@ -48,22 +53,29 @@ def fit(source: Collection[str], model: Collection[str], prefix: str | None = AU
         if len(names) != len(source):
             raise ChoiceError(f"without {prefix!r}, two tensors would have one name")
         return Fit(names, prefix)
-    known = set(model)
-    spare = [name for name in source if name not in known]
-    wanted = known.difference(source)
+    spare = [name for name in source if name not in model]
+    wanted = [name for name in model if name not in source]
     if not spare or not wanted:
         return same
-    best, most = same, len(source) - len(spare)
     bare = {unwrapped(name): name for name in model}
-    if len(bare) != len(known):
+    if len(bare) != len(model):
         bare = {name: name for name in model}
     candidates = [one for one in _changed(source, bare, spare, wanted) if len(one.names) == len(source)]
-    counted = [(sum(name in known for name in one.names), one) for one in candidates]
-    highest = max((count for count, _ in counted), default=0)
-    winners = [one for count, one in counted if count == highest]
-    if highest > most and (len(winners) == 1 or winners[0] is candidates[0]):
-        best = winners[0]
-    return best
+    counted = [_fitting(one, source, model) for one in candidates]
+    highest = max(counted, default=0)
+    winners = [one for count, one in zip(counted, candidates, strict=True) if count == highest]
+    if highest > _fitting(same, source, model) and (len(winners) == 1 or winners[0] is candidates[0]):
+        return winners[0]
+    return same
+
+
+def _fitting(one: Fit, source: Shapes, model: Shapes) -> int:
+    """How many names fit, in their shapes too."""
+    count = 0
+    for new, old in one.names.items():
+        if new in model:
+            count += None in (shape := (source[old], model[new])) or shape[0] == shape[1]
+    return count
 
 
 def _changed(
@@ -146,7 +158,7 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def hint(missing: Collection[str], unexpected: Collection[str], source: Collection[str], model: Collection[str]) -> str:
+def hint(missing: Collection[str], unexpected: Collection[str], source: Shapes, model: Shapes) -> str:
     """One line that may help: a prefix that would fit, or the nearest names; "" when there is none."""
     if not missing or not unexpected:
         return ""
@@ -155,9 +167,8 @@ def hint(missing: Collection[str], unexpected: Collection[str], source: Collecti
         return f"Hint: prefix={could.prefix!r} or prefix='auto' would make the names fit."
     if could.prefix:
         return f"Hint: prefix='auto' would put {could.prefix[1:]!r} before the names, and they would fit."
-    known = set(model)
     leads = {
-        lead: sum(name.removeprefix(lead) in known for name in source if name.startswith(lead))
+        lead: sum(name.removeprefix(lead) in model for name in source if name.startswith(lead))
         for lead in _leads(source)
     }
     fitting = [lead for lead, count in leads.items() if count and count == max(leads.values())]

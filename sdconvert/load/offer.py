@@ -75,6 +75,11 @@ class Source:
     strays: tuple[str, ...] = ()
     """Names of what is no tensor and no extra state."""
 
+    @property
+    def shapes(self) -> dict[str, Shape | None]:
+        """The shape of each tensor."""
+        return {name: offer.shape for name, offer in self.offers.items()}
+
     def renamed(self, names: Mapping[str, str]) -> Source:
         """With other names: `names` gives the present one for each."""
         if all(new == old for new, old in names.items()):

@@ -47,17 +47,23 @@ def settle(groups: Iterable[Group], assign: bool | None) -> None:
 
 
 def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
+    new = _shaped(old, new)
+    if new.shape == old.shape:
+        old.copy_(new)
+    else:  # The module asked for it: a queue that grows with what is loaded.
+        old.data = new.detach().to(old.dtype, copy=True)
+
+
+def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """`new` with the shape that `old` has where that is only another way to write it."""
     if torch.nn.parameter.is_lazy(old):
         old.materialize(new.shape)
-    old.copy_(new if new.shape == old.shape else new.reshape(old.shape))
+    return new.reshape(old.shape) if new.numel() == old.numel() == 1 else new
 
 
 def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool | None, swaps: bool) -> torch.Tensor:
     """What takes the place of `old`: itself with other data, where others may hold it, else a new object."""
-    if torch.nn.parameter.is_lazy(old):
-        old.materialize(new.shape)
-    if new.shape != old.shape:
-        new = new.reshape(old.shape)
+    new = _shaped(old, new)
     if new.dtype != target.dtype or new.device != target.device:
         new = new.to(target.device, target.dtype)
     if not old.is_meta and not assign:

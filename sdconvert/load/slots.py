@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -74,3 +74,12 @@ def asks(module: Module) -> bool:
 def fits(source: tuple[int, ...], model: tuple[int, ...]) -> bool:
     """torch's rule: one element of torch 0.3, which had no scalars, goes into a scalar."""
     return source == model or (not model and source == (1,))
+
+
+def shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...] | None]:
+    """The shapes of what a state dict has of the model, by name; None where any will do."""
+    return {
+        slot.key: None if torch.nn.parameter.is_lazy(slot.tensor) else tuple(slot.tensor.shape)
+        for slot in slots
+        if not slot.is_hidden
+    }

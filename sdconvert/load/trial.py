@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch.nn import Module
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+_LAZY = (UninitializedParameter, UninitializedBuffer)
 _OWN = ("_parameters", "_buffers", "_modules")
+
+
+class _Kept(NamedTuple):
+    """A tensor and all by which a change of it shows: its class, its memory, how often it was written to."""
+
+    tensor: torch.Tensor
+    kind: type
+    data: torch.Tensor
+    version: int
+    values: torch.Tensor | None
+
+    @staticmethod
+    def of(tensor: torch.Tensor, copies: bool) -> _Kept:
+        data = tensor.data
+        if isinstance(tensor, _LAZY):
+            return _Kept(tensor, type(tensor), data, 0, None)
+        version = 0 if tensor.is_inference() else tensor._version
+        return _Kept(tensor, type(tensor), data, version, data.clone() if copies and not tensor.is_meta else None)
+
+    @property
+    def was_lazy(self) -> bool:
+        return issubclass(self.kind, _LAZY)
+
+    def is_written(self) -> bool:
+        """Whether its memory is another now, or values were written to it.
+
+        A lazy one that was made a real one had none.
+        """
+        if self.was_lazy:
+            return False
+        if self.tensor.data_ptr() != self.data.data_ptr() or self.tensor.shape != self.data.shape:
+            return True
+        return not self.tensor.is_inference() and self.tensor._version != self.version
+
+    def put_back(self) -> None:
+        tensor = self.tensor
+        if self.was_lazy:
+            if type(tensor) is not self.kind:
+                tensor.data = self.data
+                tensor.__class__ = self.kind
+            return
+        written = self.is_written()
+        if tensor.data_ptr() != self.data.data_ptr() or tensor.shape != self.data.shape:
+            tensor.data = self.data
+        if written and self.values is not None:
+            with torch.no_grad():
+                tensor.copy_(self.values)
 
 
 class Trial:
@@ -17,59 +66,41 @@ class Trial:
         self.module = module
         self._attributes = dict(module.__dict__)
         self._own = {kind: dict(module.__dict__[kind]) for kind in _OWN}
-        self._tensors: list[tuple[torch.Tensor, Any, torch.Tensor, int, torch.Tensor | None]] = []
         own: list[torch.Tensor | None] = [*self._own["_parameters"].values(), *self._own["_buffers"].values()]
-        for tensor in own:
-            if tensor is None:
-                continue
-            lazy = torch.nn.parameter.is_lazy(tensor)
-            data = tensor.data
-            values = data.clone() if copies and not lazy and not tensor.is_meta else None
-            version = 0 if tensor.is_inference() else tensor._version
-            self._tensors.append((tensor, type(tensor), data, version, values))
+        self._kept = [_Kept.of(tensor, copies) for tensor in own if tensor is not None]
 
     def now(self, name: str) -> torch.Tensor | None:
         """The parameter or buffer that has this name now."""
         found = self.module._parameters.get(name)
         return found if found is not None else self.module._buffers.get(name)
 
+    def written(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """A copy of what was written to a tensor in place, if anything was."""
+        if any(kept.tensor is tensor and kept.is_written() for kept in self._kept):
+            return tensor.detach().clone()
+        return None
+
     def is_clean(self) -> bool:
         """Whether nothing changed but which tensors the parameters and buffers are."""
-        module = self.module
-        if module.__dict__.keys() != self._attributes.keys():
+        now, before = self.module.__dict__, self._attributes
+        if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
             return False
-        if any(module.__dict__[name] is not value for name, value in self._attributes.items()):
+        if any(now[kind].keys() != self._own[kind].keys() for kind in _OWN):
             return False
-        if any(module.__dict__[kind].keys() != self._own[kind].keys() for kind in _OWN):
-            return False
-        return all(
-            torch.nn.parameter.is_lazy(kind) or tensor.is_inference() or tensor._version == version
-            for tensor, kind, _, version, _ in self._tensors
-        )
+        return not any(kept.is_written() for kept in self._kept)
 
     def put_back(self) -> None:
         """The parameters and buffers that were there, with the values they had; attributes stay as they are now."""
-        for kind in _OWN:
-            current = self.module.__dict__[kind]
-            if kind != "_modules":
-                current.update(self._own[kind])
-        for tensor, kind, data, version, values in self._tensors:
-            if type(tensor) is not kind:  # A lazy parameter that was made a real one.
-                tensor.data = torch.empty(0, dtype=data.dtype, device=data.device)
-                tensor.__class__ = kind
-                continue
-            if not torch.nn.parameter.is_lazy(tensor) and tensor.data_ptr() != data.data_ptr():
-                tensor.data = data
-            if values is not None and not tensor.is_inference() and tensor._version != version:
-                with torch.no_grad():
-                    tensor.copy_(values)
+        for kind in ("_parameters", "_buffers"):
+            self.module.__dict__[kind].update(self._own[kind])
+        for kept in self._kept:
+            kept.put_back()
 
     def undo(self) -> None:
         """All of it, as it was."""
         self.module.__dict__.clear()
         self.module.__dict__.update(self._attributes)
         for kind in _OWN:
-            current = self.module.__dict__[kind]
-            current.clear()
-            current.update(self._own[kind])
+            self.module.__dict__[kind].clear()
+            self.module.__dict__[kind].update(self._own[kind])
         self.put_back()

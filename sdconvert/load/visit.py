@@ -225,6 +225,9 @@ class Visit:
         for name, slot in slots.items() if clean else ():
             new = trial.now(name)
             if new is None or new is slot.tensor:
+                written = trial.written(slot.tensor) if self._real is not None else None
+                if written is not None:
+                    assigned.append(Assigned(slot, value=written))
                 continue
             traced = self._traced(slot, new)
             if traced is None and new.is_meta and self._real is None:
