@@ -33,7 +33,7 @@ ROWS = [
     "opening",
     "convert",
     "verify",
-    "load.match load.result load.mapping load.memory load.reading load.skeleton",
+    "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton",
     "load.transfer load.place load.offer load.slots load.trial",
     "load.visit load.targets load.filling load.settle",
     "load.job load.into load.tensors load",

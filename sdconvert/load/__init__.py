@@ -9,6 +9,7 @@ from ..errors import UnsupportedError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..opening import PathLike
 from ..progress import Bar
+from .pause import without_collections
 from .result import Cast, LoadResult, Misfit
 from .skeleton import skeleton
 
@@ -53,19 +54,20 @@ def load(
     _need_torch()
     from .tensors import load as load_tensors
 
-    return load_tensors(
-        source,
-        device=device,
-        dtype=dtype,
-        key=key,
-        strip_prefix=strip_prefix,
-        include=include,
-        exclude=exclude,
-        copy=copy,
-        threads=threads,
-        progress=progress,
-        limits=limits,
-    )
+    with without_collections():
+        return load_tensors(
+            source,
+            device=device,
+            dtype=dtype,
+            key=key,
+            strip_prefix=strip_prefix,
+            include=include,
+            exclude=exclude,
+            copy=copy,
+            threads=threads,
+            progress=progress,
+            limits=limits,
+        )
 
 
 def load_into(
@@ -111,25 +113,26 @@ def load_into(
     _need_torch()
     from .into import load_into as into
 
-    return into(
-        model,
-        source,
-        device=device,
-        dtype=dtype,
-        strict=strict,
-        assign=assign,
-        prefix=prefix,
-        rename=rename,
-        include=include,
-        exclude=exclude,
-        on_mismatch=on_mismatch,
-        key=key,
-        copy=copy,
-        threads=threads,
-        progress=progress,
-        retie=retie,
-        limits=limits,
-    )
+    with without_collections():
+        return into(
+            model,
+            source,
+            device=device,
+            dtype=dtype,
+            strict=strict,
+            assign=assign,
+            prefix=prefix,
+            rename=rename,
+            include=include,
+            exclude=exclude,
+            on_mismatch=on_mismatch,
+            key=key,
+            copy=copy,
+            threads=threads,
+            progress=progress,
+            retie=retie,
+            limits=limits,
+        )
 
 
 def _need_torch() -> None:

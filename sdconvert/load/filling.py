@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..dtypes import BY_NAME, DType
+from ..dtypes import BY_NAME
 from ..errors import UnsupportedError, within
 from ..tensor import TensorRef
 from .offer import Encoded, Offer, Same
-from .place import CPU, Placer, Want
+from .place import CPU, NAMES, Placer, Want
 from .targets import Target
 
 
@@ -29,47 +29,40 @@ class Request(NamedTuple):
 def filled(requests: Iterable[Request], placer: Placer, progress: Callable[[int], None]) -> list[torch.Tensor]:
     """A tensor for each request; the same object for the same content and target."""
     asked = list(requests)
-    wants = [_wants(request, placer) for request in asked]
-    placed = placer.place((want for group in wants for want in group.values()), progress)
-    made: dict[tuple[object, Target], torch.Tensor] = {}
-    tensors = []
-    for (name, offer, target), group in zip(asked, wants, strict=True):
+    wants: list[Want] = []
+    for _, offer, target in asked:
         content = offer.content
         if type(content) is TensorRef:
-            tensors.append(placed[group[""]])
+            wants.append(_want(content, target, placer))
+        elif type(content) is Encoded:
+            wants += [Want(part, part.dtype, CPU) for _, part in content.parts]
+    placed = iter(placer.place(wants, progress))
+    made: dict[tuple[int, Target], torch.Tensor] = {}
+    tensors = []
+    for name, offer, target in asked:
+        content = offer.content
+        if type(content) is TensorRef:
+            tensors.append(next(placed))
             continue
-        key = (content, target)
+        key = (id(content), target)
+        parts = {role: next(placed) for role, _ in content.parts} if type(content) is Encoded else {}
         if key not in made:
             if type(content) is Same:
                 made[key] = content.tensor if target.in_place else _moved(content.tensor, target)
             else:
                 assert type(content) is Encoded
                 with within(name):
-                    whole = decoded(json.loads(content.recipe), {role: placed[want] for role, want in group.items()})
-                made[key] = whole.to(target.device)
+                    made[key] = decoded(json.loads(content.recipe), parts).to(target.device)
         tensors.append(made[key])
     return tensors
 
 
-def _wants(request: Request, placer: Placer) -> dict[str, Want]:
-    """What to read for a request, by role; one whole tensor has the role ""."""
-    _, offer, target = request
-    content = offer.content
-    if type(content) is TensorRef:
-        if target.in_place:
-            # It is copied from there, and cast on the way: from the map, if there is one, without other memory.
-            device = CPU if placer.is_mappable(content) else target.device
-            return {"": Want(content, content.dtype, device)}
-        return {"": Want(content, row_of(target.dtype, content), target.device)}
-    if type(content) is Encoded:
-        return {role: Want(part, part.dtype, CPU) for role, part in content.parts}
-    return {}
-
-
-def row_of(dtype: torch.dtype, tensor: TensorRef) -> DType:
-    """The row of the dtype table for `dtype`; the tensor's own object where it is the same."""
-    name = str(dtype).removeprefix("torch.")
-    return tensor.dtype if name == tensor.dtype.name else BY_NAME[name]
+def _want(tensor: TensorRef, target: Target, placer: Placer) -> Want:
+    if target.in_place:
+        # It is copied from there, and cast on the way: from the map, if there is one, without other memory.
+        return Want(tensor, tensor.dtype, CPU if placer.is_mappable(tensor) else target.device)
+    name = NAMES[target.dtype]
+    return Want(tensor, tensor.dtype if name == tensor.dtype.name else BY_NAME[name], target.device)
 
 
 def _moved(tensor: torch.Tensor, target: Target) -> torch.Tensor:

@@ -14,9 +14,9 @@ from ..limits import Limits
 from ..opening import PathLike
 from ..progress import Bar
 from .job import Job
-from .match import Fit, fit
-from .offer import EXTRA, Offer, Patterns, Rename, Source, offered, renaming
-from .place import Placer
+from .match import AUTO, Fit, fit
+from .offer import EXTRA, Patterns, Rename, Source, offered, renaming
+from .place import NAMES, Placer
 from .result import Cast, LoadResult, Misfit, bar_of
 from .slots import Slot, all_slots, shapes, takes_extra, walk
 from .targets import Targets, assigning
@@ -50,45 +50,48 @@ def load_into(
         raise ChoiceError(f"on_mismatch={on_mismatch!r} is not one of {', '.join(_MISMATCH)}")
     targets = Targets(dtype, device, assigning(assign))
     placer = Placer(copy, threads)
-    slots = list(all_slots(model))
+    modules = list(walk(model))
+    slots = list(all_slots(modules))
     targets.devices.check(slot.key for slot in slots)
-    wanted = shapes(slots)
-    wanted |= {prefix + EXTRA: None for module, prefix in walk(model) if takes_extra(module)}
+    extras = [prefix + EXTRA for module, prefix in modules if takes_extra(module)]
+    wanted = {slot.key for slot in slots if not slot.is_hidden}.union(extras)
 
     def named(given: Source) -> tuple[Source, Fit]:
         given = given.renamed(renaming(rename, given))
-        found = fit(given.shapes, wanted, prefix)
+        if prefix == AUTO and given.offers.keys() == wanted:
+            return given, Fit({name: name for name in given.offers})
+        found = fit(given.shapes, shapes(slots) | dict.fromkeys(extras), prefix)
         return given.renamed(found.names), found
 
     def judge(given: Source) -> bool:
         names = named(given)[0].offers.keys()
-        return names <= wanted.keys() and all(not names.isdisjoint(keys) for keys in shared)
+        shared = _shared(slot for slot in slots if not slot.is_hidden).values()
+        return names <= wanted and all(not names.isdisjoint(keys) for keys in shared)
 
-    shared = _shared(slot for slot in slots if not slot.is_hidden).values()
     with (
         offered(source, key=key, include=include, exclude=exclude, judge=judge, limits=limits) as opened,
         within(opened.name),
     ):
         original = opened.offers
         fitted, how = named(opened)
-        job = Job(model, slots, fitted, targets, strict=strict, skip=on_mismatch == "skip")
+        job = Job(model, modules, slots, fitted, targets, strict=strict, skip=on_mismatch == "skip")
         if not job.found.postponed:
             job.check()
         with bar_of(progress)("loading", job.nbytes) as update:
             job.read(placer, update)
     ties = job.finish(retie=retie)
-    renamed = {new: old for new, old in _origins(fitted, original).items() if new != old}
+    renamed = {} if fitted.offers is original else dict(zip(fitted.offers, original, strict=True))
     return LoadResult.of(
         job.missing,
         job.unexpected,
-        loaded=[one.slot.key for one in job.assigned],
+        loaded=[goal.slot.key for goal in job.goals],
         mismatched=[
             Misfit(slot.key, fitted.offers[name].shape, tuple(slot.tensor.shape)) for slot, name in job.found.misfits
         ],
-        uncast=[Cast(slot.key, fitted.offers[name].dtype, _name(slot.tensor.dtype)) for slot, name in job.found.uncast],
+        uncast=[Cast(slot.key, fitted.offers[name].dtype, NAMES[slot.tensor.dtype]) for slot, name in job.found.uncast],
         cast=job.casts,
         ties=ties,
-        renamed=renamed,
+        renamed={new: old for new, old in renamed.items() if new != old},
         left_on_meta=job.left_on_meta,
         source=opened.name,
         key=opened.key,
@@ -103,11 +106,3 @@ def _shared(slots: Iterable[Slot]) -> dict[int, list[str]]:
     for slot in slots:
         shared.setdefault(id(slot.tensor), []).append(slot.key)
     return shared
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _origins(fitted: Source, original: Mapping[str, Offer]) -> dict[str, str]:
-    return dict(zip(fitted.offers, original, strict=True))

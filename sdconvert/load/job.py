@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,43 +13,69 @@ from torch.nn.modules.module import _IncompatibleKeys
 from .filling import Request, filled
 from .match import hint, incompatible
 from .offer import Offer, Source
-from .place import Placer
+from .place import CPU, NAMES, TORCH, Placer
 from .result import Cast
 from .settle import Group, move, settle
-from .slots import Slot, shapes, walk
+from .slots import Slot, shapes
 from .targets import Target, Targets
 from .visit import Assigned, Found, Visit, unexpected
 
 
+@dataclass
+class Goal:
+    """A slot, what goes into it, and how; `value` is known once it is read, or if the module made it itself."""
+
+    slot: Slot
+    offer: Offer | None
+    target: Target
+    value: torch.Tensor | None
+
+
 class Job:
-    """A model, all its `slots`, a source whose names are the model's, and what became of it so far.
+    """A model, all its `modules` with their prefixes, all its `slots`, a source whose names are the model's, and what became of it so far.
 
     Nothing of the model is changed before `finish`.
     """
 
     def __init__(
-        self, model: Module, slots: Sequence[Slot], source: Source, targets: Targets, *, strict: bool, skip: bool
+        self,
+        model: Module,
+        modules: Sequence[tuple[Module, str]],
+        slots: Sequence[Slot],
+        source: Source,
+        targets: Targets,
+        *,
+        strict: bool,
+        skip: bool,
     ) -> None:
-        self.model, self.slots, self.source, self.targets = model, slots, source, targets
+        self.model, self.modules, self.slots, self.source, self.targets = model, modules, slots, source, targets
         self._strict, self._skip = strict, skip
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.casts: list[Cast] = []
-        self._values: dict[int, torch.Tensor] = {}  # What each assignment gets, by its place in `assigned`.
         self._extras: list[tuple[Module, Any]] = []
-        self.found = Visit(source.offers, source.versions, targets.can_take, skip=skip).model(model)
         self._by_tensor: dict[int, list[Slot]] = {}
         for slot in slots:
             self._by_tensor.setdefault(id(slot.tensor), []).append(slot)
+        self.found = Visit(source.offers, source.versions, targets.can_take, skip=skip).model(model)
+        self.goals = self._goals(self.found.assigned)
 
-    @property
-    def assigned(self) -> list[Assigned]:
-        """What goes where, without what the device map leaves on meta."""
-        return [one for one in self.found.assigned if self._device(one.slot).type != "meta"]
+    def _goals(self, assigned: Sequence[Assigned]) -> list[Goal]:
+        """The goals of what was assigned, without what the device map leaves on meta."""
+        offers, aim = self.source.offers, self.targets.of
+        goals = []
+        for one in assigned:
+            offer = offers[one.key] if one.key else None
+            target = aim(one.slot, offer)
+            if target.device.type != "meta":
+                goals.append(Goal(one.slot, offer, target, one.value))
+        return goals
 
     @property
     def left_on_meta(self) -> list[str]:
         """What the device map leaves on meta."""
+        if not self.targets.devices:
+            return []
         return [slot.key for slot in self.slots if slot.tensor.is_meta and self._device(slot).type == "meta"]
 
     def _device(self, slot: Slot) -> torch.device:
@@ -57,11 +84,9 @@ class Job:
     @property
     def nbytes(self) -> int:
         """Bytes of the source's tensors that are to be read, each once."""
-        offers = self.source.offers
-        names = [one.key for one in self.assigned if one.key]
-        names += [name for module in self.found.postponed for name in module.state.values()]
-        contents = {offers[name].content: offers[name].nbytes for name in names}
-        return sum(contents.values())
+        offers = [goal.offer for goal in self.goals if goal.offer is not None]
+        offers += [self.source.offers[name] for module in self.found.postponed for name in module.state.values()]
+        return sum({id(offer.content): offer.nbytes for offer in offers}.values())
 
     def check(self) -> None:
         """IncompatibleError with all that is wrong. What only real tensors can tell must have been asked before."""
@@ -118,9 +143,9 @@ class Job:
         if any(slot.tensor.is_meta for slot in self.slots):
             left += [
                 prefix + name
-                for module, prefix in walk(self.model)
+                for module, prefix in self.modules
                 for name, value in vars(module).items()
-                if isinstance(value, torch.Tensor) and value.is_meta
+                if type(value) is torch.Tensor and value.is_meta
             ]
         if not left:
             return []
@@ -135,15 +160,16 @@ class Job:
     def read(self, placer: Placer, progress: Callable[[int], None]) -> None:
         """Read all that is needed; ask modules that needed real tensors for it; then check what is left to check."""
         offers, found = self.source.offers, self.found
-        keyed = [(at, one) for at, one in enumerate(self.assigned) if one.key]
-        requests = [Request(one.key, offers[one.key], self.targets.of(one.slot, offers[one.key])) for _, one in keyed]
+        asked = [goal for goal in self.goals if goal.offer is not None]
+        requests = [Request(goal.slot.key, goal.offer, goal.target) for goal in asked if goal.offer is not None]
         extra = [(module, key) for module, key in found.extras if key in offers]
         requests += [self._as_it_is(key, offers[key]) for _, key in extra]
         later = list(dict.fromkeys(name for module in found.postponed for name in module.state.values()))
         requests += [self._as_it_is(name, offers[name]) for name in later]
         tensors = filled(requests, placer, progress)
-        self._values = {at: tensor for (at, _), tensor in zip(keyed, tensors, strict=False)}
-        rest = tensors[len(keyed) :]
+        for goal, tensor in zip(asked, tensors, strict=False):
+            goal.value = tensor
+        rest = tensors[len(asked) :]
         states = {key: tensor for (_, key), tensor in zip(extra, rest, strict=False)}
         if later:
             self._ask(dict(zip(later, rest[len(extra) :], strict=True)))
@@ -155,16 +181,17 @@ class Job:
         self._check_ties()
 
     def _as_it_is(self, name: str, offer: Offer) -> Request:
-        dtype: torch.dtype = getattr(torch, offer.dtype)
-        first = next((slot for slot in self.slots if slot.key.startswith(name.rpartition(".")[0])), self.slots[0])
-        return Request(name, offer, Target(dtype, self._device(first), in_place=False))
+        above = name.rpartition(".")[0]
+        device = self.targets.devices.of(name) or next(
+            (self._device(slot) for slot in self.slots if slot.key.startswith(above)), CPU
+        )
+        return Request(name, offer, Target(TORCH[offer.dtype], device, in_place=False))
 
     def _ask(self, real: Mapping[str, torch.Tensor]) -> None:
         """Let the modules that were postponed load with real tensors."""
         source = self.source
         visit = Visit(source.offers, source.versions, self.targets.can_take, skip=self._skip, real=real)
         into = self.found
-        count = len(self.assigned)
         try:
             for postponed in into.postponed:
                 visit.again(postponed)
@@ -173,7 +200,7 @@ class Job:
             if len(visit.found.trials) < len(into.postponed):
                 self.undo()
         _merge(into, visit.found)
-        assert len(self.assigned) >= count
+        self.goals += self._goals(visit.found.assigned)
         self.check()
 
     def undo(self) -> None:
@@ -185,12 +212,12 @@ class Job:
         """IncompatibleError if one object of the model would get two different values."""
         first: dict[int, tuple[str, torch.Tensor]] = {}
         problems = []
-        for at, one in enumerate(self.assigned):
-            value = self._values[at] if one.key else one.value
+        for goal in self.goals:
+            value, key = goal.value, goal.slot.key
             assert value is not None
-            name, known = first.setdefault(id(one.slot.tensor), (one.slot.key, value))
-            if known is not value and name != one.slot.key and not _same_bits(known, value):
-                problems.append(f"tie broken for {one.slot.key}: in the model it is {name}, but the source has others.")
+            name, known = first.setdefault(id(goal.slot.tensor), (key, value))
+            if known is not value and not _same_bits(known, value):
+                problems.append(f"tie broken for {key}: in the model it is {name}, but the source has others.")
         if problems:
             self.undo()
             raise incompatible(type(self.model).__name__, [], [], problems, "")
@@ -199,19 +226,17 @@ class Job:
         """Change the model. What is tied in it now: every other name and its first."""
         groups: dict[int, Group] = {}
         merged: dict[Any, Group] = {}
-        for at, one in enumerate(self.assigned):
-            slot, offer = one.slot, self.source.offers[one.key] if one.key else None
+        for goal in self.goals:
+            slot, target, offer = goal.slot, goal.target, goal.offer
             if id(slot.tensor) in groups:
                 continue
-            target = self.targets.of(slot, offer)
-            value = self._values[at] if one.key else one.value
-            assert value is not None
-            group = Group(slot.tensor, self._by_tensor[id(slot.tensor)], target, value)
+            assert goal.value is not None
+            group = Group(slot.tensor, self._by_tensor[id(slot.tensor)], target, goal.value)
             groups[id(slot.tensor)] = group
             if offer is not None:
                 self._note_cast(slot, offer, target)
                 if retie and type(slot.tensor) is Parameter:
-                    twin = (offer.content, target.dtype, target.device, slot.tensor.shape)
+                    twin = (id(offer.content), target.dtype, target.device, slot.tensor.shape)
                     owner = merged.setdefault(twin, group)
                     if owner is not group:
                         owner.merged.append(group)
@@ -226,7 +251,7 @@ class Job:
         return self._ties()
 
     def _note_cast(self, slot: Slot, offer: Offer, target: Target) -> None:
-        if offer.dtype != (now := str(target.dtype).removeprefix("torch.")):
+        if offer.dtype != (now := NAMES[target.dtype]):
             self.casts.append(Cast(slot.key, offer.dtype, now))
 
     def _ties(self) -> dict[str, str]:
@@ -241,7 +266,7 @@ class Job:
         return ties
 
     def _hooks(self) -> bool:
-        return any(module._load_state_dict_post_hooks for module in self.model.modules())
+        return any(module._load_state_dict_post_hooks for module, _ in self.modules)
 
     _ran = False
 

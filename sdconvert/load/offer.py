@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A tensor of the source. Offers with the same `content` are one tensor under several names."""
+    """A tensor of the source. Offers whose `content` is the same object are one tensor under several names."""
 
     shape: Shape
     dtype: str
@@ -141,8 +141,9 @@ def _chosen(opened: OpenCheckpoint, key: str | None, names: Names, judge: Callab
 
 def _of(opened: OpenCheckpoint, weights: StateDict) -> Source:
     parts = {part for encoding in weights.encoded.values() for part in encoding.parts.values()}
+    one: dict[TensorRef, TensorRef] = {}  # Of equal ones, the first; from here on they are told apart by identity.
     offers = {
-        name: Offer(tensor.shape, tensor.dtype.name, tensor, tensor.nbytes)
+        name: Offer(tensor.shape, tensor.dtype.name, one.setdefault(tensor, tensor), tensor.nbytes)
         for name, tensor in weights.tensors.items()
         if name not in parts
     }
@@ -161,12 +162,14 @@ def encoded_offers(weights: StateDict) -> Iterator[tuple[str, Offer]]:
     """The tensors that are not plain, by name."""
     import json
 
+    one: dict[Encoded, Encoded] = {}
     for name, encoding in weights.encoded.items():
         found = {role: weights.tensors[part] for role, part in encoding.parts.items()}
         shape = tuple(encoding.recipe.get("shape", ()))
         content = Encoded(json.dumps(dict(encoding.recipe)), tuple(found.items()))
         nbytes = sum(part.nbytes for part in found.values())
-        yield name, Offer(shape, str(encoding.recipe.get("dtype", "float32")), content, nbytes)
+        dtype = str(encoding.recipe.get("dtype", "float32"))
+        yield name, Offer(shape, dtype, one.setdefault(content, content), nbytes)
 
 
 def versions_of(opened: OpenCheckpoint, weights: StateDict) -> dict[str, dict[str, Any]] | None:
@@ -219,14 +222,16 @@ def _in_memory(source: Mapping[str, Any], names: Names) -> Source:
     empty = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
     if empty is not None:
         raise ChoiceError(f"{empty} is on the meta device: it has no values to load")
-    offers = {name: _offer_of(tensor) for name, tensor in tensors.items()}
+    one: dict[Same, Same] = {}
+    offers = {name: _offer_of(tensor, one) for name, tensor in tensors.items()}
     versions = getattr(source, "_metadata", None)
     return Source("the state dict", "", offers, others, versions, strays)
 
 
-def _offer_of(tensor: torch.Tensor) -> Offer:
+def _offer_of(tensor: torch.Tensor, one: dict[Same, Same]) -> Offer:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return Offer(tuple(tensor.shape), dtype, Same(tensor), tensor.numel() * tensor.element_size())
+    content = Same(tensor)
+    return Offer(tuple(tensor.shape), dtype, one.setdefault(content, content), tensor.numel() * tensor.element_size())
 
 
 def renaming(rename: Rename, source: Source) -> dict[str, str]:

@@ -8,7 +8,7 @@ Two requests for the same view of one storage are one tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,10 @@ Device = str | int | torch.device
 Devices = Device | Mapping[str, Device]
 COPIES = ("auto", "mmap", "read")
 CPU = torch.device("cpu")
-META = torch.device("meta")
+TORCH: Mapping[str, torch.dtype] = {name: found for name in dtypes.BY_NAME if (found := getattr(torch, name, None))}
+"""torch's dtypes by their names, those that this torch has."""
+NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH.items()}
+_Key = tuple[int, str, torch.device]
 
 
 class Want(NamedTuple):
@@ -57,7 +60,7 @@ class Placer:
         found = self._maps.find(piece.storage.source, piece.storage.offset + piece.offset * itemsize)
         if found is None or found[1] % min(itemsize, 8):
             return None
-        view = torch.frombuffer(found[0], dtype=getattr(torch, tensor.dtype.name), count=tensor.numel, offset=found[1])
+        view = torch.frombuffer(found[0], dtype=TORCH[tensor.dtype.name], count=tensor.numel, offset=found[1])
         return view if len(tensor.shape) == 1 else view.view(tensor.shape)
 
     def is_mappable(self, tensor: TensorRef) -> bool:
@@ -67,21 +70,23 @@ class Placer:
         piece = tensor.pieces[0]
         return self._maps.find(piece.storage.source, piece.storage.offset) is not None
 
-    def place(self, wants: Iterable[Want], progress: Callable[[int], None]) -> dict[Want, torch.Tensor]:
-        """A tensor for each request, equal ones once. UnreadableError when a source is short or damaged."""
-        placed: dict[Want, torch.Tensor] = {}
+    def place(self, wants: Sequence[Want], progress: Callable[[int], None]) -> list[torch.Tensor]:
+        """A tensor for each request; the same one where the very same is asked for again.
+
+        UnreadableError when a source is short or damaged.
+        """
+        placed: dict[_Key, torch.Tensor] = {}
         parts: list[Part] = []
-        sent: dict[torch.device, list[Want]] = {}
-        for want in wants:
-            if want in placed:
+        sent: dict[torch.device, dict[_Key, Load]] = {}
+        keys: list[_Key] = [(id(tensor), dtype.name, device) for tensor, dtype, device in wants]
+        for (tensor, dtype, device), key in zip(wants, keys, strict=True):
+            if key in placed:
                 continue
-            tensor, dtype, device = want
-            kind = getattr(torch, dtype.name)
+            kind = TORCH[dtype.name]
             if device.type == "meta" or not tensor.numel:
-                placed[want] = torch.empty(tensor.shape, dtype=kind, device=device)
+                placed[key] = torch.empty(tensor.shape, dtype=kind, device=device)
             elif device.type != "cpu":
-                placed[want] = torch.empty(0)  # To keep the order.
-                sent.setdefault(device, []).append(want)
+                sent.setdefault(device, {})[key] = Load(tensor, dtype)
             else:
                 view = self.mapped(tensor) if dtype is tensor.dtype else None
                 if view is not None:
@@ -89,14 +94,13 @@ class Placer:
                 else:
                     view = torch.empty(tensor.shape, dtype=kind)
                     parts += parts_of(tensor, dtype, bytes_of(view))
-                placed[want] = view
+                placed[key] = view
         if parts:
             read_all(parts, threads=self._threads, progress=progress)
-        for device, asked in sent.items():
-            loads = [Load(want.tensor, want.dtype) for want in asked]
-            there = transfer(loads, lane_to(device), threads=self._threads, progress=progress)
-            placed.update(zip(asked, there, strict=True))
-        return placed
+        for device, loads in sent.items():
+            there = transfer(list(loads.values()), lane_to(device), threads=self._threads, progress=progress)
+            placed.update(zip(loads, there, strict=True))
+        return [placed[key] for key in keys]
 
 
 def castable(dtype: DType) -> bool:
@@ -153,6 +157,9 @@ class DeviceMap:
                 return None
             name = name.rpartition(".")[0]
         return self._devices[name]
+
+    def __len__(self) -> int:
+        return len(self._devices)
 
     def check(self, names: Iterable[str]) -> None:
         """ChoiceError if a prefix that is mapped is that of no name."""

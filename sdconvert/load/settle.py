@@ -56,8 +56,10 @@ def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
 
 def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`new` with the shape that `old` has where that is only another way to write it."""
-    if torch.nn.parameter.is_lazy(old):
+    if type(old) not in (Parameter, torch.Tensor) and torch.nn.parameter.is_lazy(old):
         old.materialize(new.shape)
+    if new.shape == old.shape:
+        return new
     return new.reshape(old.shape) if new.numel() == old.numel() == 1 else new
 
 

@@ -46,9 +46,9 @@ def walk(module: Module, prefix: str = "") -> Iterator[tuple[Module, str]]:
             yield from walk(child, f"{prefix}{name}.")
 
 
-def all_slots(model: Module) -> Iterator[Slot]:
-    """Every parameter and buffer of the model, in its order, non-persistent buffers after a module's others."""
-    for module, prefix in walk(model):
+def all_slots(modules: Iterable[tuple[Module, str]]) -> Iterator[Slot]:
+    """Every parameter and buffer of a model, in its order, non-persistent buffers after a module's others."""
+    for module, prefix in modules:
         for name, tensor in own(module):
             yield Slot(module, name, prefix + name, tensor)
         for name in module._non_persistent_buffers_set:

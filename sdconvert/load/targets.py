@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..dtypes import BY_NAME, DType
 from ..errors import ChoiceError
 from .offer import Offer, Same, dtype_of
-from .place import CPU, DeviceMap, Devices, castable, dtype_named
+from .place import CPU, NAMES, TORCH, DeviceMap, Devices, castable, dtype_named
 from .slots import Slot
 
 FILE, MODEL = "file", "model"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Where a tensor goes. `in_place` means into the memory that the model's tensor has now."""
 
     dtype: torch.dtype
@@ -42,7 +40,7 @@ class Targets:
 
     def device(self, key: str, tensor: torch.Tensor) -> torch.device:
         """The device for the model's `tensor`, called `key`."""
-        wanted = self.devices.of(key)
+        wanted = self.devices.of(key) if self.devices else None
         if wanted is not None:
             return wanted
         return CPU if tensor.is_meta else tensor.device
@@ -61,10 +59,9 @@ class Targets:
         if offer is None:
             return old.dtype
         row = dtype_of(offer)
-        source: torch.dtype = getattr(torch, offer.dtype)
+        source = TORCH[offer.dtype]
         if self.dtype is not None and row is not None and castable(row):
-            explicit: torch.dtype = getattr(torch, self.dtype.name)
-            return explicit
+            return TORCH[self.dtype.name]
         keeps_source = self.rule == FILE or (self.rule is None and (old.is_meta or bool(self.assign)))
         return source if keeps_source else old.dtype
 
@@ -74,11 +71,14 @@ class Targets:
         Floats do not become integers, nor integers floats, complex numbers never real; 8-bit floats belong to
         a scale, so they become others only where a dtype is asked for by name.
         """
-        source, model = _meaning(offer.dtype), _meaning(str(old.dtype).removeprefix("torch."))
+        name = NAMES.get(old.dtype, str(old.dtype))
+        if offer.dtype == name:
+            return True
+        source, model = _meaning(offer.dtype), _meaning(name)
         if source == model:
             return True
         if {source, model} <= {"float", "float8"}:
-            return self.dtype is not None or self._dtype(old, offer) == getattr(torch, offer.dtype)
+            return self.dtype is not None or self._dtype(old, offer) == TORCH[offer.dtype]
         return False
 
 

@@ -13,7 +13,7 @@ from ..opening import PathLike
 from ..progress import Bar
 from .filling import Request, filled
 from .offer import Offer, Patterns, dtype_of, offered
-from .place import CPU, DeviceMap, Devices, Placer, castable, dtype_named
+from .place import CPU, TORCH, DeviceMap, Devices, Placer, castable, dtype_named
 from .result import bar_of
 from .targets import Target
 
@@ -39,7 +39,7 @@ def load(
     def target(name: str, offer: Offer) -> Target:
         row = dtype_of(offer)
         cast = wanted if wanted is not None and row is not None and castable(row) else None
-        kind: torch.dtype = getattr(torch, cast.name if cast else offer.dtype)
+        kind = TORCH[cast.name if cast else offer.dtype]
         return Target(kind, devices.of(name) or CPU, in_place=False)
 
     with offered(source, key=key, include=include, exclude=exclude, limits=limits) as opened, within(opened.name):
@@ -48,7 +48,7 @@ def load(
             opened = opened.renamed(names)
         devices.check(opened.offers)
         requests = [Request(name, offer, target(name, offer)) for name, offer in opened.offers.items()]
-        contents = {(offer.content, aim): offer.nbytes for _, offer, aim in requests if aim.device.type != "meta"}
+        contents = {(id(offer.content), aim): offer.nbytes for _, offer, aim in requests if aim.device.type != "meta"}
         with bar_of(progress)("loading", sum(contents.values())) as update:
             tensors = filled(requests, placer, update)
     state: OrderedDict[str, torch.Tensor] = OrderedDict(zip(opened.offers, tensors, strict=True))
