@@ -32,7 +32,8 @@ class Goal:
 
 
 class Job:
-    """A model, all its `modules` with their prefixes, all its `slots`, a source whose names are the model's, and what became of it so far.
+    """A model, its `modules` with their prefixes, all its `slots`, a source whose names are the model's, and what
+    became of it so far.
 
     Nothing of the model is changed before `finish`.
     """
