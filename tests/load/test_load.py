@@ -194,7 +194,11 @@ def test_a_device_map_goes_by_the_longest_prefix(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     sdconvert.save({"a.x": torch.ones(1), "a.b.x": torch.ones(1), "ab.x": torch.ones(1)}, path)
     state = sdconvert.load(path, device={"": "cpu", "a": "meta", "a.b": "cpu"})
-    assert {name: tensor.device.type for name, tensor in state.items()} == {"a.b.x": "cpu", "a.x": "meta", "ab.x": "cpu"}
+    assert {name: tensor.device.type for name, tensor in state.items()} == {
+        "a.b.x": "cpu",
+        "a.x": "meta",
+        "ab.x": "cpu",
+    }
     with pytest.raises(sdconvert.ChoiceError, match=r"the device map names 'layers\.9'"):
         sdconvert.load(path, device={"": "cpu", "layers.9": "cpu"})
 

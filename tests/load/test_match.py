@@ -14,7 +14,7 @@ from sdconvert.load.match import fit, hint, incompatible
 
 
 def shapes(*names: str) -> dict[str, tuple[int, ...] | None]:
-    return {name: (1,) for name in names}
+    return dict.fromkeys(names, (1,))
 
 
 def test_it_needs_no_torch() -> None:

@@ -143,9 +143,7 @@ def test_strict_false_lets_names_differ_but_not_shapes(tmp_path: Path) -> None:
     assert result.unexpected_keys == ["9.x"]
     assert result.mismatched == (("0.bias", (3,), (2,)),)
     assert result.loaded == ("0.weight",)
-    assert repr(result) == (
-        "_IncompatibleKeys(missing_keys=['1.weight', '1.bias'], unexpected_keys=['9.x'])"
-    )
+    assert repr(result) == ("_IncompatibleKeys(missing_keys=['1.weight', '1.bias'], unexpected_keys=['9.x'])")
     missing, unexpected = result
     assert (missing, unexpected) == (["1.weight", "1.bias"], ["9.x"])
 
@@ -157,7 +155,9 @@ def test_what_strict_false_would_leave_on_meta_is_an_error(tmp_path: Path) -> No
         sdconvert.load_into(model, path, strict=False)
     assert all(param.is_meta for param in model.parameters())
     with pytest.raises(MismatchError, match="Left on meta"):
-        sdconvert.load_into(model, pt(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(), tmp_path), assign=False)
+        sdconvert.load_into(
+            model, pt(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(), tmp_path), assign=False
+        )
 
 
 def test_a_tensor_on_meta_in_a_plain_attribute_is_named(tmp_path: Path) -> None:
@@ -209,7 +209,9 @@ def test_a_wrapped_model_takes_a_bare_file_and_a_base_model_one_of_the_whole(tmp
 
 
 def test_a_prefix_is_never_guessed_where_two_would_do(tmp_path: Path) -> None:
-    state = {f"{side}.{key}": value for side in ("student", "teacher") for key, value in nn.Linear(2, 2).state_dict().items()}
+    state = {
+        f"{side}.{key}": value for side in ("student", "teacher") for key, value in nn.Linear(2, 2).state_dict().items()
+    }
     path = pt(state, tmp_path)
     with pytest.raises(MismatchError, match=r"prefix='student\.' and prefix='teacher\.' would fit"):
         sdconvert.load_into(nn.Linear(2, 2), path)
@@ -239,7 +241,9 @@ def test_rename_in_all_its_forms(tmp_path: Path) -> None:
         assert model["body"].weight.sum() == 4
     with pytest.raises(ChoiceError, match="two tensors one name"):
         sdconvert.load_into(model, path, rename=lambda name: "x")
-    with pytest.raises(MismatchError, match=r"Hint: rename would help if the source has 'encoder\.weight' for 'encoderx"):
+    with pytest.raises(
+        MismatchError, match=r"Hint: rename would help if the source has 'encoder\.weight' for 'encoderx"
+    ):
         sdconvert.load_into(nn.ModuleDict({"encoderx": nn.ModuleDict({"y": nn.Linear(2, 2)})}), path, prefix=None)
 
 
