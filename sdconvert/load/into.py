@@ -59,7 +59,7 @@ def load_into(
     def named(given: Source) -> tuple[Source, Fit]:
         given = given.renamed(renaming(rename, given))
         if prefix == AUTO and given.offers.keys() == wanted:
-            return given, Fit({name: name for name in given.offers})
+            return given, Fit({})
         found = fit(given.shapes, shapes(slots) | dict.fromkeys(extras), prefix)
         return given.renamed(found.names), found
 
@@ -80,7 +80,9 @@ def load_into(
         with bar_of(progress)("loading", job.nbytes) as update:
             job.read(placer, update)
     ties = job.finish(retie=retie)
-    renamed = {} if fitted.offers is original else dict(zip(fitted.offers, original, strict=True))
+    renamed = {}
+    if fitted.offers is not original:
+        renamed = {new: old for new, old in zip(fitted.offers, original, strict=True) if new != old}
     return LoadResult.of(
         job.missing,
         job.unexpected,
@@ -91,7 +93,7 @@ def load_into(
         uncast=[Cast(slot.key, fitted.offers[name].dtype, NAMES[slot.tensor.dtype]) for slot, name in job.found.uncast],
         cast=job.casts,
         ties=ties,
-        renamed={new: old for new, old in renamed.items() if new != old},
+        renamed=renamed,
         left_on_meta=job.left_on_meta,
         source=opened.name,
         key=opened.key,

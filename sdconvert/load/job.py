@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +94,11 @@ class Job:
         """IncompatibleError with all that is wrong. What only real tensors can tell must have been asked before."""
         found = self.found
         present = {id(one.slot.tensor) for one in found.assigned}
-        skipped = {slot.key for slot, _ in (*found.misfits, *found.uncast)}
-        tied = {slot.key for tensor in present for slot in self._by_tensor.get(tensor, ())}
-        self.missing = [key for key in dict.fromkeys(found.missing) if key not in tied and key not in skipped]
+        self.missing = list(dict.fromkeys(found.missing))
+        if self.missing:
+            known = {slot.key for slot, _ in (*found.misfits, *found.uncast)}
+            known |= {slot.key for tensor in present for slot in self._by_tensor.get(tensor, ())}
+            self.missing = [key for key in self.missing if key not in known]
         self.missing += [key for _, key in found.extras if not self._has_extra(key)]
         self.unexpected = [*unexpected(self.model, self.source.offers, found), *self.source.strays]
         problems = list(found.errors)
@@ -227,6 +230,7 @@ class Job:
         """Change the model. What is tied in it now: every other name and its first."""
         groups: dict[int, Group] = {}
         merged: dict[Any, Group] = {}
+        shared = Counter(id(goal.offer.content) for goal in self.goals if goal.offer is not None)
         for goal in self.goals:
             slot, target, offer = goal.slot, goal.target, goal.offer
             if id(slot.tensor) in groups:
@@ -236,7 +240,7 @@ class Job:
             groups[id(slot.tensor)] = group
             if offer is not None:
                 self._note_cast(slot, offer, target)
-                if retie and type(slot.tensor) is Parameter:
+                if retie and shared[id(offer.content)] > 1 and type(slot.tensor) is Parameter:
                     twin = (id(offer.content), target.dtype, target.device, slot.tensor.shape)
                     owner = merged.setdefault(twin, group)
                     if owner is not group:

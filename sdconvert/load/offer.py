@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import eq
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +83,7 @@ class Source:
 
     def renamed(self, names: Mapping[str, str]) -> Source:
         """With other names: `names` gives the present one for each."""
-        if all(new == old for new, old in names.items()):
+        if all(map(eq, names.keys(), names.values())):
             return self
         offers = {new: self.offers[old] for new, old in names.items()}
         versions = self.versions
@@ -242,7 +243,7 @@ def renaming(rename: Rename, source: Source) -> dict[str, str]:
             raise ChoiceError("rename would give two tensors one name")
         return changed
     if not rename:
-        return {name: name for name in source.offers}
+        return {}
     pairs = tuple(rename.items() if isinstance(rename, Mapping) else rename)
     changed, _ = Names(rename=pairs).apply({name: name for name in source.offers})
     return changed

@@ -9,6 +9,7 @@ Two requests for the same view of one storage are one tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -60,8 +61,9 @@ class Placer:
         found = self._maps.find(piece.storage.source, piece.storage.offset + piece.offset * itemsize)
         if found is None or found[1] % min(itemsize, 8):
             return None
-        view = torch.frombuffer(found[0], dtype=TORCH[tensor.dtype.name], count=tensor.numel, offset=found[1])
-        return view if len(tensor.shape) == 1 else view.view(tensor.shape)
+        shape = tensor.shape
+        view = torch.frombuffer(found[0], dtype=TORCH[tensor.dtype.name], count=prod(shape), offset=found[1])
+        return view if len(shape) == 1 else view.view(shape)
 
     def is_mappable(self, tensor: TensorRef) -> bool:
         """Whether the bytes of `tensor` are at hand in a map, so that taking them costs no memory."""
@@ -77,24 +79,26 @@ class Placer:
         """
         placed: dict[_Key, torch.Tensor] = {}
         parts: list[Part] = []
+        mapped = 0
         sent: dict[torch.device, dict[_Key, Load]] = {}
         keys: list[_Key] = [(id(tensor), dtype.name, device) for tensor, dtype, device in wants]
         for (tensor, dtype, device), key in zip(wants, keys, strict=True):
             if key in placed:
                 continue
             kind = TORCH[dtype.name]
-            if device.type == "meta" or not tensor.numel:
+            if device.type == "meta" or 0 in tensor.shape:
                 placed[key] = torch.empty(tensor.shape, dtype=kind, device=device)
             elif device.type != "cpu":
                 sent.setdefault(device, {})[key] = Load(tensor, dtype)
             else:
                 view = self.mapped(tensor) if dtype is tensor.dtype else None
                 if view is not None:
-                    progress(tensor.nbytes)
+                    mapped += view.numel() * dtype.itemsize
                 else:
                     view = torch.empty(tensor.shape, dtype=kind)
                     parts += parts_of(tensor, dtype, bytes_of(view))
                 placed[key] = view
+        progress(mapped)
         if parts:
             read_all(parts, threads=self._threads, progress=progress)
         for device, loads in sent.items():

@@ -71,13 +71,14 @@ def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool 
     if not old.is_meta and not assign:
         old.data = new.detach()
         return old
-    if not isinstance(old, Parameter):
+    if type(old) is not Parameter and not isinstance(old, Parameter):  # Asking a class of torch for instances is slow.
         return new
-    if isinstance(new, Parameter):
+    if type(new) is not torch.Tensor and isinstance(new, Parameter):
         made = new.requires_grad_(old.requires_grad)
     else:
-        made = Parameter(new.detach(), requires_grad=old.requires_grad)
-        made.__dict__.update(old.__dict__)
+        made = Parameter(new.detach() if new.requires_grad else new, requires_grad=old.requires_grad)
+        if old.__dict__:
+            made.__dict__.update(old.__dict__)
     if swaps:  # torch's own switch for keeping the objects that an optimizer may hold.
         torch.utils.swap_tensors(old, made)  # type: ignore[no-untyped-call]
         return old

@@ -35,6 +35,7 @@ class Targets:
     def __init__(self, dtype: str | torch.dtype | None, device: Devices | None, assign: bool | None) -> None:
         self.devices = DeviceMap(device)
         self.assign = assign
+        self._known: dict[tuple[bool, torch.dtype, torch.device, str], Target] = {}
         self.rule = dtype if dtype in (None, FILE, MODEL) else None
         self.dtype: DType | None = None if dtype in (None, FILE, MODEL) else dtype_named(dtype)
 
@@ -47,6 +48,15 @@ class Targets:
 
     def of(self, slot: Slot, offer: Offer | None) -> Target:
         """The target for what goes into a slot."""
+        old = slot.tensor
+        if self.devices or offer is None or (self.assign and type(offer.content) is Same):
+            return self._of(slot, offer)
+        alike = (old.is_meta, old.dtype, old.device, offer.dtype)
+        if alike not in self._known:  # The rules look at nothing else, and models have thousands of these.
+            self._known[alike] = self._of(slot, offer)
+        return self._known[alike]
+
+    def _of(self, slot: Slot, offer: Offer | None) -> Target:
         old = slot.tensor
         device = self.device(slot.key, old)
         if offer is not None and type(offer.content) is Same and self.assign and self.devices.of(slot.key) is None:

@@ -142,8 +142,8 @@ class Visit:
                 continue
             slot = Slot(module, name, key, tensor)
             value = state[key]
-            shape = value.shape if type(value) is Offer else tuple(value.shape)
-            if not fits(shape, tuple(tensor.shape)):
+            shape = value.shape
+            if shape != tensor.shape and not fits(shape, tuple(tensor.shape)):
                 found.misfits.append((slot, self._source_name(key, value)))
                 continue
             one = Assigned(slot, key) if type(value) is Offer else self._traced(slot, value)
