@@ -64,7 +64,8 @@ def read_all(parts: Sequence[Part], *, threads: int | None, progress: Callable[[
     def work(group: list[Part], buffer: memoryview, scratch: memoryview) -> int:
         return sum(read_part(part, scratch, crcs) for part in group)
 
-    in_threads(work, _groups(parts), sum(len(part.out) for part in parts), threads, progress)
+    nbytes = sum(len(part.out) for part in parts)
+    in_threads(work, _groups(parts), nbytes, threads, progress, buffer_bytes=0)  # They read to where it belongs.
     check(crcs)
 
 
