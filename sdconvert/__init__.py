@@ -6,9 +6,11 @@ from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, Unr
 from .inspect import inspect
 from .inspection import CandidateFacts, DTypeFacts, Inspection, TensorFacts
 from .limits import Limits
+from .load import Cast, LoadResult, Misfit, load, load_into, skeleton
 from .names import Names
 from .opening import OpenCheckpoint, open  # noqa: A004 - sdconvert.open is its name
 from .report import Output, Report
+from .save import save
 from .tensor import TensorRef
 from .verify import Difference, Verification, digest, verify
 
@@ -17,11 +19,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "CandidateFacts",
+    "Cast",
     "ChoiceError",
     "DTypeFacts",
     "Difference",
     "Inspection",
     "Limits",
+    "LoadResult",
+    "Misfit",
     "MismatchError",
     "Names",
     "OpenCheckpoint",
@@ -40,6 +45,10 @@ __all__ = [
     "convert",
     "digest",
     "inspect",
+    "load",
+    "load_into",
     "open",
+    "save",
+    "skeleton",
     "verify",
 ]

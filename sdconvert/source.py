@@ -1,8 +1,8 @@
 """Where bytes come from: `Source.read(offset, count)` and nothing else.
 
 A source never moves a cursor, so threads share one. Files are read with ``pread`` and
-never mapped: a file that shrinks under a map kills the process, a short read is an
-error with a name.
+not mapped: a file that shrinks under a map kills the process, a short read is an
+error with a name. Only `load.mapping` maps, where that is asked for.
 """
 
 from __future__ import annotations
@@ -134,6 +134,10 @@ class FileSource:
                     "Something changed it; try again when it is complete"
                 )
             done += count
+
+    def fileno(self) -> int:
+        """The file's descriptor, for what needs more than bytes of it."""
+        return self._fd
 
     def check_unchanged(self) -> None:
         """UnreadableError if the file has another size or time of change than when it was opened, or if another one

@@ -302,13 +302,18 @@ def in_threads(
     nbytes: int,
     threads: int | None,
     progress: Progress,
+    *,
+    buffer_bytes: int = CHUNK,
 ) -> None:
-    """`work(item, buffer, scratch)` for every item, by a few threads; the first error ends all and is raised."""
+    """`work(item, buffer, scratch)` for every item, by a few threads; the first error ends all and is raised.
+
+    Each thread has a buffer of `buffer_bytes`.
+    """
     lock = threading.Lock()
     failures: list[BaseException] = []
 
     def loop() -> None:
-        buffer, scratch = memoryview(bytearray(CHUNK)), memoryview(bytearray(SCRATCH))
+        buffer, scratch = memoryview(bytearray(buffer_bytes)), memoryview(bytearray(SCRATCH))
         while not failures:
             with lock:
                 item = next(items, None)

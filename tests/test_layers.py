@@ -44,7 +44,11 @@ ROWS = [
     "outline html inspection",  # An inspection and its views.
     "inspect",
     "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.driver batch",
-    "load load.decode",
+    "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode",
+    "load.transfer load.place load.offer load.slots load.trial",
+    "load.visit load.targets load.filling load.settle",
+    "load.job load.into load.tensors load",
+    "live save",
     "",
     "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
 ]
@@ -97,11 +101,14 @@ def test_the_public_names() -> None:
         [
             "Candidate",
             "CandidateFacts",
+            "Cast",
             "ChoiceError",
             "DTypeFacts",
             "Difference",
             "Inspection",
             "Limits",
+            "LoadResult",
+            "Misfit",
             "MismatchError",
             "Names",
             "OpenCheckpoint",
@@ -120,7 +127,11 @@ def test_the_public_names() -> None:
             "convert",
             "digest",
             "inspect",
+            "load",
+            "load_into",
             "open",
+            "save",
+            "skeleton",
             "verify",
         ]
     )

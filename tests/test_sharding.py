@@ -376,7 +376,7 @@ def test_all_shards_and_the_index_appear_or_none_does(how: str, overwrite: bool,
             assert len(left) - len(shown) <= (2 * len(after) if overwrite else 0), when
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize")
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage")
 def test_what_an_encoded_tensor_is_made_of_stays_in_one_file(tmp_path: Path) -> None:
     """Two tensors with the same integers, each with scales of its own, cannot be told apart file by file."""
     integers = torch.randint(-9, 9, (64, 64), dtype=torch.int8)
