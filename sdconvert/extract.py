@@ -28,7 +28,7 @@ from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
-from .recipes import KEY, restored, spread
+from .recipes import spread, with_recipes
 from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
 
 _SHOWN = 20  # Candidates in a message.
@@ -64,7 +64,7 @@ def extract(
     if not tensors:
         where = f" at key {key!r}" if key is not None else ""
         raise _nothing(extraction, where or " in it")
-    named, dropped = (names or Names()).apply(_with_recipes(tensors, chosen.node))
+    named, dropped = (names or Names()).apply(with_recipes(tensors, chosen.node))
     refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
@@ -84,14 +84,6 @@ def extract(
         shards=checkpoint.shards,
         encoded=encoded,
     )
-
-
-def _with_recipes(tensors: dict[str, Value], node: Value) -> dict[str, Value]:
-    """The tensors, those put together of which a state dict that was written here keeps the recipes."""
-    attributes = node.attributes if type(node) is Dict else None
-    metadata = attributes.get("_metadata") if attributes is not None else None
-    text = metadata.get(KEY) if type(metadata) is Dict else None
-    return restored(tensors, text) if type(text) is str else tensors
 
 
 def candidates(checkpoint: Checkpoint, *, limits: Limits = DEFAULT_LIMITS) -> list[Candidate]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .checkpoint import EncodedTensor, Encoding, TensorRef, Value
+from .checkpoint import Dict, EncodedTensor, Encoding, TensorRef, Value
 from .dtypes import BY_NAME
 from .encodings import Fact, check, encoded, plain_recipe
 from .errors import UnreadableError, UnsupportedError, within
@@ -122,6 +122,14 @@ def restored(tensors: Mapping[str, Value], text: str) -> dict[str, Value]:
             for name, value in result.items()
             if name not in owner or type(value) is EncodedTensor
         }
+
+
+def with_recipes(tensors: dict[str, Value], node: Value) -> dict[str, Value]:
+    """The tensors of `node`, those put together of which a state dict that was written here keeps the recipes."""
+    attributes = node.attributes if type(node) is Dict else None
+    metadata = attributes.get("_metadata") if attributes is not None else None
+    text = metadata.get(KEY) if type(metadata) is Dict else None
+    return restored(tensors, text) if type(text) is str else tensors
 
 
 def _parsed(text: str, tensors: Mapping[str, Value]) -> dict[str, Any]:

@@ -390,10 +390,15 @@ def test_what_an_encoded_tensor_is_made_of_stays_in_one_file(tmp_path: Path) -> 
     )  # fmt: skip
     assert second.untyped_storage().data_ptr() == storage.data_ptr()
     state = {"a.w": first, "middle": torch.randn(64, 64), "b.w": second, "last": torch.randn(64, 64)}
+    state["sparse"] = torch.eye(64).to_sparse()
+    state["complex"] = torch.randn(64, 32, dtype=torch.complex128)
     torch.save(state, tmp_path / "model.pt")
-    (tmp_path / "out").mkdir()
-    report = sdconvert.convert(tmp_path / "model.pt", tmp_path / "out", max_shard_size=20_000)
-    assert len(report.shards) >= 2
-    assert sdconvert.verify(tmp_path / "model.pt", tmp_path / "out").equal
+    for format in ("pt", "safetensors"):  # noqa: A001 - convert's own word
+        (tmp_path / format).mkdir()
+        report = sdconvert.convert(tmp_path / "model.pt", tmp_path / format, format=format, max_shard_size=20_000)
+        assert len(report.shards) >= 2
+        outcome = sdconvert.verify(tmp_path / "model.pt", tmp_path / format)
+        assert outcome.equal, outcome
+        assert sdconvert.inspect(tmp_path / format).warnings == ()
     homes = {name: shard.path for shard in report.shards for name in shard.names}
     assert homes["a.w.int_repr"] == homes["a.w.scales"] == homes["b.w.scales"]

@@ -15,6 +15,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, Dict, EncodedTensor, Global, Skipped, TensorRef, Value
 from ..errors import UnreadableError, within
 from ..limits import Limits
+from ..recipes import part_name, with_recipes
 from ..shardnames import ShardName, as_index, as_shard, is_plain
 from ..source import Folder
 from ..source import read as read_bytes
@@ -142,9 +143,9 @@ class _Merged:
         """Take all that a shard holds. UnreadableError when another has a tensor of the same name."""
         if type(shard.root) is not Dict:
             raise UnreadableError("holds no state dict. A shard has one, names to tensors, and nothing around it")
-        for name, value in shard.root.pairs:
-            if type(name) is not str:
-                raise UnreadableError("has a name in its state dict that is not text. It is no shard")
+        if any(type(name) is not str for name, _ in shard.root.pairs):
+            raise UnreadableError("has a name in its state dict that is not text. It is no shard")
+        for name, value in with_recipes(dict(shard.root.pairs), shard.root).items():
             if self.home.get(name, file) != file:
                 raise UnreadableError(
                     f"{name} is also in {self.home[name]}. Remove the shard that does not belong to the others"
@@ -172,18 +173,26 @@ class _Merged:
 
     def compare(self, weight_map: Mapping[str, str]) -> None:
         """Say where the index and the shards differ. UnreadableError when a tensor of the index is in none of them."""
-        lost = [name for name in weight_map if name not in self.tensors]
+        tensors: dict[str, Value] = {}
+        home: dict[str, str] = {}
+        for whole, value in self.tensors.items():
+            names = [whole]  # The index maps an encoded tensor by itself, or its parts.
+            if type(value) is EncodedTensor and whole not in weight_map:
+                names = [part_name(whole, role) for role in value.parts]
+            tensors |= dict.fromkeys(names, value)
+            if whole in self.home:
+                home |= dict.fromkeys(names, self.home[whole])
+        lost = [name for name in weight_map if name not in tensors]
         if lost:
             raise UnreadableError(
                 f"the index has tensors that are in none of its shards: {_listed(lost)}. "
                 f"{weight_map[lost[0]]} is not the file that it was made for"
             )
-        extra = [name for name in self.home if name not in weight_map]
-        tied = {id(self.tensors[name]) for name in weight_map}
-        extra = [name for name in extra if id(self.tensors[name]) not in tied]
+        tied = {id(tensors[name]) for name in weight_map}
+        extra = [name for name in home if name not in weight_map and id(tensors[name]) not in tied]
         if extra:
             self.warnings.append(f"the shards have tensors that are not in the index: {_listed(extra)}")
-        moved = [name for name, file in weight_map.items() if self.home.get(name, file) != file]
+        moved = [name for name, file in weight_map.items() if home.get(name, file) != file]
         if moved:
             self.warnings.append(f"the index has tensors in other shards than they are in: {_listed(moved)}")
 

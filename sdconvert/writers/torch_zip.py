@@ -158,8 +158,14 @@ class TorchZipLayout:
         yield version.header, version.whole(_VERSION) + identity.whole(digits) + directory + end
 
 
-def names(plan: Plan) -> tuple[str, ...]:
-    return plan.names
+def names(plan: Plan) -> list[str]:
+    whole = {
+        part: name
+        for name, one in plan.encoded.items()
+        if one.recipe["encoding"] in NATIVE
+        for part in one.parts.values()
+    }
+    return list(dict.fromkeys(whole.get(name, name) for name in plan.names))
 
 
 def encoded(plan: Plan) -> Mapping[str, Encoding]:
