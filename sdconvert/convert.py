@@ -24,7 +24,7 @@ from .plan import make_plan
 from .progress import Bar, no_bar
 from .remote import is_url
 from .report import Output, Report
-from .sharding import check_mixing, parse_size, shards_of, target_of
+from .sharding import DIVIDE, INDEX, check_mixing, parse_size, shards_of, target_of
 from .sharding import planned as lay_out
 from .stream import check_storages
 
@@ -46,6 +46,7 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
+    part: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Bar = no_bar,
 ) -> Report:
@@ -59,7 +60,9 @@ def convert(
     huggingface_hub does; 0 is one file, None keeps the shards of a sharded source. With `dequantize`
     (`densify`) torch's quantized (sparse) tensors become plain ones, which are cast, too; without, they
     are stored as parts and a recipe. `metadata` joins the output's header. `extras` is a path for what is
-    not weights, as JSON. `threads` copy at once.
+    not weights, as JSON. `threads` copy at once. `part` is for those who share the work on a sharded output:
+    a number writes that shard alone, `INDEX` the index, and `DIVIDE` nothing, as `Report.shards` says what there
+    is to do; an output of one file is written all the same.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
@@ -82,11 +85,13 @@ def convert(
                 overwrite=overwrite,
                 dry_run=dry_run,
                 threads=threads,
+                part=part,
                 limits=limits,
                 progress=progress,
             )
             made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
-            sent = away.send(made, overwrite=overwrite, verify=verify)
+            # A shard may be there from a try whose outcome was lost; who writes the index has seen that none was.
+            sent = away.send(made, overwrite=overwrite or bool(part and part > 0), verify=verify)
             rest = tuple(one for one in report.outputs if Path(one.path) not in made)
             return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
     began = time.perf_counter()
@@ -104,11 +109,13 @@ def convert(
             weights, computed_from = made_dense(weights, dequantize=dequantize, densify=densify, limits=limits)
             plan = make_plan(weights, dtype=target_dtype, shard_bytes=parse_size(max_shard_size), limits=limits)
             planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
-        for new in planned:
-            check_target(new.path, overwrite=overwrite, source=opened.origin)
         check_mixing(target, [new.path for new in planned])
         shards = shards_of(plan, planned)
-        if extras is not None:
+        if shards and part is not None:
+            planned = planned[part : part + 1] if part != DIVIDE else []
+        for new in planned:
+            check_target(new.path, overwrite=overwrite, source=opened.origin)
+        if extras is not None and part in (None, INDEX):
             planned.append(NewOutput(Path(extras), BytesLayout(to_json(weights.leftovers))))
         outputs: list[Output] = []
 
@@ -122,11 +129,11 @@ def convert(
                 encoded=writer.encoded(plan),
                 shards=shards,
                 outputs=tuple(outputs),
-                verified=verify and not dry_run,
+                verified=verify and bool(outputs),
                 seconds=time.perf_counter() - began,
             )
 
-        if dry_run:
+        if dry_run or not planned:
             return finish()
         with written(
             planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress

@@ -20,6 +20,9 @@ from .report import Shard
 from .shardnames import IndexName, ShardName, as_index, as_shard
 from .writers import Writer
 
+INDEX, DIVIDE = 0, -1
+"""What of a sharded output is written, as a `part` of it: its index, or nothing yet. The shards count from 1."""
+
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TOTAL = "total_size"
 _SHOWN = 3

@@ -43,7 +43,7 @@ ROWS = [
     "verify",
     "outline html inspection",  # An inspection and its views.
     "inspect",
-    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.driver batch",
+    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.summary batch.driver batch",
     "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode",
     "load.transfer load.place load.offer load.slots load.trial",
     "load.visit load.targets load.filling load.settle",

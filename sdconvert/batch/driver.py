@@ -17,16 +17,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ChoiceError, SdconvertError, printable
 from ..opening import PathLike
-from ..report import human
+from ..sharding import DIVIDE, INDEX
 from .executors import Engine, engine
 from .jobs import Job, state_of
 from .manifest import Manifest
-from .task import FAILED, Outcome, run
+from .summary import Failure, Summary
+from .task import DIVIDED, FAILED, Outcome, discard, run
 
 SET_ASIDE, SKIPPED = "set aside", "skipped"
 
@@ -37,68 +38,24 @@ Progress = Callable[[Job, Outcome], None]
 """Called with every job that came to its end, and how."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed or was set aside, and the line that says why."""
+@dataclass
+class _Whole:
+    """A job whose output is several files: `left` shards are still to be done, then the index."""
 
-    source: str
-    error: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a batch, in numbers of jobs. `there` had been done before by somebody, `skipped` by this manifest.
-
-    `nbytes` are bytes of tensors, `failures` the first hundred jobs that failed or were `set_aside`.
-    `stopped` says that jobs were left because one had failed.
-    """
-
-    done: int = 0
-    there: int = 0
-    skipped: int = 0
-    failed: int = 0
-    set_aside: int = 0
-    retried: int = 0
-    nbytes: int = 0
+    left: int
+    done: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
-    failures: tuple[Failure, ...] = ()
-    stopped: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether every job is done, by now or before."""
-        return not (self.failed or self.set_aside or self.stopped)
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary as JSON-ready data."""
-        return {**asdict(self), "ok": self.ok, "seconds": round(self.seconds, 3)}
-
-    def __str__(self) -> str:
-        return "\n".join(printable(line) for line in self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        counts = [
-            (self.done, "converted"),
-            (self.there, "already there with the same weights"),
-            (self.skipped, "skipped, done before and unchanged"),
-            (self.failed, "failed"),
-            (self.set_aside, "set aside, as they kill workers"),
-        ]
-        shown = ", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to do"
-        yield f"{shown}; {human(self.nbytes)} of tensors, {self.seconds:.1f} s"
-        yield from (f"  failed    {one.error}" for one in self.failures)
-        rest = self.failed + self.set_aside - len(self.failures)
-        if rest:
-            yield f"  and {rest:,} more; the manifest names all"
-        if self.stopped:
-            yield "  stopped at a failure; jobs were left"
+    tries: int = 0
+    over: bool = False
 
 
 @dataclass
 class _Attempt:
-    """A job on its way: how often it failed in passing, and how often its worker was lost."""
+    """A job, or a part of one, on its way: how often it failed in passing, and how often its worker was lost."""
 
     job: Job
+    part: int = DIVIDE
+    whole: _Whole | None = None
     failed: int = 0
     lost: int = 0
 
@@ -158,6 +115,7 @@ class _Driver:
         self.running: dict[Future[Outcome], _Attempt] = {}
         self.later: list[tuple[float, int, _Attempt]] = []  # A heap by time.
         self.suspects: deque[_Attempt] = deque()
+        self.parts: Iterator[_Attempt] = iter(())  # Of the jobs that were divided, in their order.
         self.order = itertools.count()
         self.counts: dict[str, int] = {}
         self.nbytes = self.retried = 0
@@ -197,6 +155,9 @@ class _Driver:
     def next(self, jobs: Iterator[Job], done: set[bytes]) -> _Attempt | None:
         if self.later and self.later[0][0] <= time.monotonic():
             return heapq.heappop(self.later)[2]
+        for part in self.parts:
+            if part.whole is None or not part.whole.over:
+                return part
         for job in jobs:
             if not done or not self.is_done(job, done):
                 return _Attempt(job)
@@ -211,7 +172,7 @@ class _Driver:
 
     def submit(self, attempt: _Attempt) -> None:
         try:
-            future = self.executor.submit(run, attempt.job)
+            future = self.executor.submit(run, attempt.job, attempt.part)
         except BrokenExecutor:
             self.suspects.append(attempt)
             if not self.running:
@@ -255,8 +216,34 @@ class _Driver:
         if outcome.status == FAILED and outcome.transient and attempt.failed < self.retries:
             attempt.failed += 1
             self.again(attempt, attempt.failed)
-        else:
+        elif outcome.status == DIVIDED:
+            whole = _Whole(outcome.parts)
+            shards = (_Attempt(attempt.job, number, whole) for number in range(1, outcome.parts + 1))
+            self.parts = itertools.chain(self.parts, shards)
+        elif attempt.whole is None:
             self.count(attempt.job, outcome, attempt)
+        else:
+            self.part_ended(attempt, attempt.whole, outcome)
+
+    def part_ended(self, attempt: _Attempt, whole: _Whole, outcome: Outcome) -> None:
+        """One file of several: the index is next when all shards are there, and what it says is the job's outcome."""
+        whole.done.append(outcome)
+        whole.seconds += outcome.seconds
+        whole.tries += attempt.failed + attempt.lost
+        whole.left -= 1
+        if whole.over:
+            discard(outcome)
+            return
+        if outcome.error or attempt.part == INDEX:
+            whole.over = True
+            outputs = () if outcome.error else tuple(one for done in reversed(whole.done) for one in done.outputs)
+            total = replace(outcome, outputs=outputs, seconds=whole.seconds)
+            self.count(attempt.job, total, replace(attempt, failed=whole.tries, lost=0))
+            if outcome.error:  # Shards without an index are nothing.
+                for done in whole.done:
+                    discard(done)
+        elif whole.left == 0:
+            self.parts = itertools.chain([_Attempt(attempt.job, INDEX, whole)], self.parts)
 
     def lost(self, attempt: _Attempt, error: BaseException) -> None:
         """The engine says that the worker of this job died, or its machine."""
@@ -269,7 +256,11 @@ class _Driver:
         if attempt.lost <= self.retries:
             return True
         why = f"{attempt.job.source}: {attempt.lost} workers were lost with it ({type(error).__name__})"
-        self.count(attempt.job, Outcome(SET_ASIDE, error=printable(why), kind=type(error).__name__), attempt)
+        outcome = Outcome(SET_ASIDE, error=printable(why), kind=type(error).__name__)
+        if attempt.whole is None:
+            self.count(attempt.job, outcome, attempt)
+        else:
+            self.part_ended(attempt, attempt.whole, outcome)
         return False
 
     def again(self, attempt: _Attempt, times: int) -> None:

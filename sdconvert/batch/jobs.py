@@ -29,6 +29,8 @@ class Options:
     dtype: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     max_shard_size: int | str | None = None
+    dequantize: bool = False
+    densify: bool = False
     verify: bool = True
     overwrite: bool = False
     threads: int | None = 1

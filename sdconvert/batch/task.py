@@ -7,20 +7,25 @@ is compared with the source, and if it holds the same weights the task was done 
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import os
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..convert import convert
 from ..errors import OutputError, SdconvertError, printable
 from ..remote import is_url
 from ..report import Report
+from ..sharding import DIVIDE, INDEX
 from ..verify import verify
 from .jobs import Job, state_of
 
-DONE, THERE, FAILED = "done", "there", "failed"
+DONE, THERE, FAILED, DIVIDED = "done", "there", "failed", "divided"
 
 # What another try does not change. Everything else that the system says may pass: a network, a full disk.
 _PERMANENT = frozenset(
@@ -44,7 +49,8 @@ class Written:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. `status` is ``done``, ``there`` (it had been done before) or ``failed``.
+    """What became of a job. `status` is ``done``, ``there`` (it had been done before), ``failed`` or
+    ``divided``: into `parts` shards, that are to be done each by itself.
 
     `state` is the source's (`jobs.state_of`) before it was read, `nbytes` the bytes of the tensors, `about`
     a few facts of the report. Of a failure, `error` is the line that says why, `transient` whether
@@ -61,20 +67,29 @@ class Outcome:
     error: str = ""
     kind: str = ""
     transient: bool = False
+    parts: int = 0
 
 
-def run(job: Job) -> Outcome:
-    """Do `job`. Nothing is raised but what ends a process: engines differ in how they carry exceptions."""
+def run(job: Job, part: int = DIVIDE) -> Outcome:
+    """Do `job`, or one `part` of it. Nothing is raised but what ends a process: engines differ in how they carry
+    exceptions.
+
+    A job whose output is several files is not done at once: ``divided`` says how many shards there are to do, by their
+    numbers from 1 on, and the index, `sharding.INDEX`, when they are done.
+    """
     began = time.perf_counter()
     state = ""
     try:
         state = state_of(job.source)
-        status, report = _convert(job)
-        paths = [output.path for output in report.outputs] or [job.output]
+        status, report = _convert(job, part)
+        if part == DIVIDE and report.shards:
+            return Outcome(DIVIDED, state, parts=len(report.shards), seconds=time.perf_counter() - began)
+        tensors, nbytes = report.tensors, report.bytes
+        if part > INDEX:  # The index speaks for the whole.
+            tensors = nbytes = 0
+        paths = [output.path for output in report.outputs] or [_path_of(job, report, part)]
         outputs = tuple(_written(path, job.options.digest) for path in paths)
-        return Outcome(
-            status, state, outputs, report.tensors, report.bytes, time.perf_counter() - began, _about(report)
-        )
+        return Outcome(status, state, outputs, tensors, nbytes, time.perf_counter() - began, _about(report))
     except Exception as error:
         text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {error or type(error).__name__}"
         return Outcome(
@@ -85,6 +100,19 @@ def run(job: Job) -> Outcome:
             kind=type(error).__name__,
             transient=is_transient(error),
         )
+
+
+def discard(outcome: Outcome) -> None:
+    """Remove what a task has written, of an output that will never be whole."""
+    for written in outcome.outputs if outcome.status == DONE else ():
+        with suppress(Exception):
+            if is_url(written.path):
+                import fsspec
+
+                fs, path = fsspec.core.url_to_fs(written.path)
+                fs.rm_file(path)
+            else:
+                os.unlink(written.path)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -102,13 +130,22 @@ def is_transient(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("aiohttp", "botocore", "httpx", "requests", "urllib3")
 
 
-def _convert(job: Job) -> tuple[str, Report]:
+def _path_of(job: Job, report: Report, part: int) -> str:
+    """The file that was there already."""
+    return report.shards[part - 1].path if part > INDEX else job.output
+
+
+def _convert(job: Job, part: int) -> tuple[str, Report]:
     options = job.options
     given: dict[str, Any] = {
         "format": options.format,
         "key": options.key,
         "names": options.names,
         "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        "dequantize": options.dequantize,
+        "densify": options.densify,
+        "part": part,
         "metadata": dict(options.metadata),
         "verify": options.verify,
         "threads": options.threads,
@@ -116,11 +153,26 @@ def _convert(job: Job) -> tuple[str, Report]:
     try:
         return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)
     except OutputError as error:
-        if error.__cause__ is not None or options.dtype is not None or not _is_there(job.output):
+        if error.__cause__ is not None or is_url(job.output):
+            raise
+        if part > INDEX:
+            return _same_shard(job, part, given)
+        if part == INDEX or options.dtype is not None or not _is_there(job.output):
             raise
         if not verify(job.source, job.output, key=options.key, names=options.names, threads=options.threads).equal:
             raise
     return THERE, convert(job.source, job.output, overwrite=True, dry_run=True, **given)
+
+
+def _same_shard(job: Job, part: int, given: dict[str, Any]) -> tuple[str, Report]:
+    """A shard whose name is taken: by itself, if it was written by a try of which no outcome came back."""
+    report = convert(job.source, job.output, overwrite=True, dry_run=True, **given)
+    there = Path(report.shards[part - 1].path)
+    with tempfile.TemporaryDirectory(dir=there.parent, prefix=".sdconvert-") as directory:
+        again = convert(job.source, os.path.join(directory, os.path.basename(job.output)), **given)
+        if not filecmp.cmp(again.outputs[0].path, there, shallow=False):
+            raise OutputError(f"{there}: exists already, and is another file. --overwrite replaces it")
+    return THERE, report
 
 
 def _is_there(output: str) -> bool:

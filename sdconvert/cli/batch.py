@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--include", metavar="GLOB", action="append", default=[])
     how.add_argument("--exclude", metavar="GLOB", action="append", default=[])
     how.add_argument("--dtype", metavar="T", help="cast floating-point tensors; needs torch")
+    how.add_argument("--max-shard-size", metavar="SIZE", help="split outputs into shards of at most SIZE, such as 5GB")
+    how.add_argument("--dequantize", action="store_true", help="quantized tensors as float32; needs torch")
+    how.add_argument("--densify", action="store_true", help="sparse tensors with all their zeros; needs torch")
     how.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     how.add_argument("--no-verify", action="store_true", help="do not read outputs back")
 
@@ -75,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
         key=args.key,
         names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
         dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        dequantize=args.dequantize,
+        densify=args.densify,
         verify=not args.no_verify,
         overwrite=args.overwrite,
         digest=not args.no_digest,

@@ -16,6 +16,7 @@ from typing import Any
 from sdconvert import stream
 from sdconvert.batch import Job, Outcome
 from sdconvert.batch import task as real
+from sdconvert.sharding import DIVIDE
 
 _run, _write = real.run, stream.write
 
@@ -30,7 +31,7 @@ def tries(source: Path) -> int:
     return len(list(source.parent.glob(f"{source.name}.try-*")))
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job, part: int = DIVIDE) -> Outcome:
     """`sdconvert.batch.run`, gone wrong if the source is marked."""
     source = Path(job.source)
     mark = source.with_name(source.name + f".try-{time.time_ns()}-{os.getpid()}")
@@ -39,14 +40,14 @@ def run(job: Job) -> Outcome:
     if fault.exists():
         kind, times = fault.read_text().split()
         if tries(source) <= int(times):
-            return _gone_wrong(kind, job)
-    return _run(job)
+            return _gone_wrong(kind, job, part)
+    return _run(job, part)
 
 
-def _gone_wrong(kind: str, job: Job) -> Outcome:
+def _gone_wrong(kind: str, job: Job, part: int) -> Outcome:
     if kind == "slow":
         time.sleep(3)
-        return _run(job)
+        return _run(job, part)
 
     def write(fd: int, data: Any, at: int) -> None:
         """Half of what is to be written, then the end."""
@@ -58,6 +59,6 @@ def _gone_wrong(kind: str, job: Job) -> Outcome:
 
     stream.write = write
     try:
-        return _run(job)
+        return _run(job, part)
     finally:
         stream.write = _write

@@ -116,7 +116,10 @@ def test_a_driver_that_is_stopped_goes_on_where_it_was(number: signal.Signals, t
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     if number is not signal.SIGKILL:
-        assert (process.returncode, said.splitlines()[-1]) == (130, "sdconvert: interrupted; nothing was left behind")
+        assert (process.returncode, said.splitlines()[-1]) == (
+            130,
+            "sdconvert: interrupted; no part of an output was left behind",
+        )
     time.sleep(0.3)  # Workers that lost their driver end by themselves.
     before = {record["output"] for record in read(manifest)}
     assert all(path.suffix in (".safetensors", ".jsonl") for path in (tmp_path / "out").iterdir())

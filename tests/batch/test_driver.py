@@ -184,7 +184,7 @@ import resource, sys
 from concurrent.futures import Executor, Future
 from sdconvert.batch import Job, Outcome, convert_many
 class At_once(Executor):
-    def submit(self, fn, job):
+    def submit(self, fn, job, part):
         future = Future()
         future.set_result(Outcome("done"))
         return future

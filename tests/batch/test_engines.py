@@ -6,8 +6,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
+import torch
 
-from sdconvert.batch import Job, convert_many, read
+import sdconvert
+from sdconvert.batch import Job, Options, convert_many, read
 from tests.batch import faults
 from tests.batch.conftest import Checkpoints, one_at_a_time, outputs
 
@@ -64,3 +66,47 @@ def test_an_error_that_passes_is_tried_again_and_a_bad_file_is_not(
     assert faults.tries(Path(jobs[1].source)) == 3
     assert faults.tries(Path(jobs[4].source)) == 1
     assert jobs[4].source in summary.failures[0].error
+
+
+def sharded_job(tmp_path: Path) -> Job:
+    """A checkpoint of 12 tensors, two of them tied across shards, to be written as at least four files."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    state = {f"layers.{number}.weight": torch.randn(50, 50) for number in range(11)}
+    state["head.weight"] = state["layers.0.weight"]
+    torch.save(state, tmp_path / "in" / "big.pt")
+    return Job(
+        str(tmp_path / "in" / "big.pt"), str(tmp_path / "out" / "big.safetensors"), Options(max_shard_size=30_000)
+    )
+
+
+def test_a_sharded_output_is_a_task_for_each_file(engine: str | Executor, tmp_path: Path) -> None:
+    job = sharded_job(tmp_path)
+    (tmp_path / "single").mkdir()
+    sdconvert.convert(job.source, tmp_path / "single" / "big.safetensors", max_shard_size=30_000)
+    summary = convert_many([job], executor=engine, workers=2, manifest=str(tmp_path / "manifest"))
+    assert (summary.done, summary.ok) == (1, True), summary.failures
+    assert outputs([job]) == {path.name: path.read_bytes() for path in (tmp_path / "single").iterdir()}
+    [record] = read(tmp_path / "manifest")
+    assert {Path(output["path"]).name for output in record["outputs"]} == outputs([job]).keys()
+    assert record["outputs"][0]["path"].endswith(".index.json")
+    again = convert_many([job], executor=engine, workers=2, manifest=str(tmp_path / "manifest"), resume=True)
+    assert again.skipped == 1
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_worker_that_dies_at_a_shard_costs_that_shard_only(engine: str | Executor, tmp_path: Path) -> None:
+    job = sharded_job(tmp_path)
+    faults.plan(Path(job.source), "kill", 2)  # The first try finds out how many shards there are.
+    summary = convert_many([job], executor=engine, workers=2)
+    assert (summary.done + summary.there, summary.ok) == (1, True), summary.failures
+    assert sdconvert.verify(job.source, tmp_path / "out" / "big.safetensors.index.json").equal
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_shard_that_cannot_be_written_leaves_none(engine: str | Executor, tmp_path: Path) -> None:
+    job = sharded_job(tmp_path)
+    faults.plan(Path(job.source), "EIO")
+    summary = convert_many([job], executor=engine, workers=2, retries=1)
+    assert (summary.done, summary.failed, summary.ok) == (0, 1, False)
+    assert outputs([job]) == {}
