@@ -47,6 +47,8 @@ def convert(
     dry_run: bool = False,
     threads: int | None = None,
     part: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Bar = no_bar,
 ) -> Report:
@@ -62,7 +64,8 @@ def convert(
     are stored as parts and a recipe. `metadata` joins the output's header. `extras` is a path for what is
     not weights, as JSON. `threads` copy at once. `part` is for those who share the work on a sharded output:
     a number writes that shard alone, `INDEX` the index, and `DIVIDE` nothing, as `Report.shards` says what there
-    is to do; an output of one file is written all the same.
+    is to do; an output of one file is written all the same. `revision` and `token` are for a source on the Hub,
+    as in `open`.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
@@ -86,6 +89,8 @@ def convert(
                 dry_run=dry_run,
                 threads=threads,
                 part=part,
+                revision=revision,
+                token=token,
                 limits=limits,
                 progress=progress,
             )
@@ -95,7 +100,7 @@ def convert(
             rest = tuple(one for one in report.outputs if Path(one.path) not in made)
             return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
     began = time.perf_counter()
-    with open_checkpoint(source, limits=limits) as opened:
+    with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
         suffix = writers.named(format or "safetensors").SUFFIX
         target = target_of(output, opened.origin.stem, suffix)
         writer = writers.for_path(target, format)
@@ -119,7 +124,7 @@ def convert(
             planned.append(NewOutput(Path(extras), BytesLayout(to_json(weights.leftovers))))
         outputs: list[Output] = []
 
-        def finish() -> Report:
+        def finish(doubts: tuple[str, ...] = ()) -> Report:
             return Report.of(
                 opened.name,
                 opened.origin.nbytes,
@@ -129,6 +134,7 @@ def convert(
                 encoded=writer.encoded(plan),
                 shards=shards,
                 outputs=tuple(outputs),
+                warnings=doubts,
                 verified=verify and bool(outputs),
                 seconds=time.perf_counter() - began,
             )
@@ -141,8 +147,7 @@ def convert(
             outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
             with within(opened.name):
                 check_storages({}, computed_from, threads=threads)
-                opened.origin.check_unchanged()
-            report = finish()
+            report = finish(opened.check_unchanged())
             publish(files, one=bool(shards))  # Last: whatever fails before has left nothing.
             return report
 

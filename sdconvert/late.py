@@ -30,9 +30,9 @@ class LateSource:
             self._offset = self._find()
         self._base.readinto(self._offset + offset, buffer)
 
-    def expect(self, begin: int, end: int) -> None:
+    def expect(self, begin: int, end: int, *, checked: bool = False) -> None:
         """Some of it will be read: all of its span is fetched for that."""
         base, start = self._base, 0
         if isinstance(base, SliceSource):
             start, base = base.offset, base.base
-        base.expect(start + self._span[0], start + self._span[1])  # type: ignore[attr-defined]
+        base.expect(start + self._span[0], start + self._span[1], checked=checked)  # type: ignore[attr-defined]

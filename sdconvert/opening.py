@@ -12,7 +12,7 @@ from . import chain, formats, remote
 from .chain import MemberSource
 from .checkpoint import Candidate, Checkpoint, StateDict
 from .dtypes import DType
-from .errors import UnreadableError, within
+from .errors import ChoiceError, UnreadableError, within
 from .extract import candidates, extract
 from .folder import LocalFolder
 from .limits import DEFAULT_LIMITS, Limits
@@ -59,6 +59,17 @@ class OpenCheckpoint:
         with within(self.name):
             return extract(checkpoint, key=key, names=names, limits=self._limits)
 
+    def check_unchanged(self) -> tuple[str, ...]:
+        """After reading: UnreadableError if the source changed, or sent other bytes than those that are in it.
+
+        What it gives are warnings: what could not be checked because nothing tells what it should be.
+        """
+        with within(self.name):
+            self.origin.check_unchanged()
+        # What is in an archive comes as the archive does.
+        doubt = remote.doubt_of(self.origin.base if isinstance(self.origin, MemberSource) else self.origin)
+        return (f"the bytes that the server sent could not be checked: {doubt}",) if doubt else ()
+
     def close(self) -> None:
         """Let go of the source; tensors of it cannot be read any more."""
         self.origin.close()
@@ -72,12 +83,17 @@ class OpenCheckpoint:
         self.close()
 
 
-def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint:  # noqa: A001 - sdconvert.open
+def open(  # noqa: A001 - sdconvert.open
+    source: PathLike, *, revision: str | None = None, token: str | None = None, limits: Limits = DEFAULT_LIMITS
+) -> OpenCheckpoint:
     """Open a checkpoint to look at it: a file, a directory, a URL. Headers are read, weights are not, nothing is run.
+
+    `revision` and `token` are for a source on the Hub (``hf://owner/name``): a branch, tag, pull request or commit,
+    and what to show it instead of ``HF_TOKEN`` or what ``hf auth login`` keeps.
 
     UnreadableError or UnsupportedError says what it is instead, and what to do.
     """
-    origin = _locate(os.fspath(source), limits)
+    origin = _locate(os.fspath(source), limits, revision, token)
     try:
         with within(origin.name):
             if isinstance(origin, MemberSource):
@@ -93,11 +109,13 @@ def open(source: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> OpenCheckpoint
         raise
 
 
-def _locate(source: str, limits: Limits) -> FileSource | MemberSource | remote.RemoteSource | Folder:
+def _locate(
+    source: str, limits: Limits, revision: str | None = None, token: str | None = None
+) -> FileSource | MemberSource | remote.RemoteSource | Folder:
     chained = chain.parse(source)
     if chained is not None:
         links, archive = chained
-        base = _locate(archive, limits)
+        base = _locate(archive, limits, revision, token)
         try:
             if not isinstance(base, FileSource | remote.RemoteSource):
                 raise UnreadableError(f"{archive}: is a directory, not an archive")
@@ -105,8 +123,10 @@ def _locate(source: str, limits: Limits) -> FileSource | MemberSource | remote.R
         except BaseException:
             base.close()
             raise
+    if revision is not None and not source.startswith("hf://"):
+        raise ChoiceError(f"{source}: has no revisions; only what is on the Hub has: hf://owner/name")
     if remote.is_url(source):
-        return remote.open_url(source)
+        return remote.open_url(source, revision=revision, token=token)
     if is_pattern(source):
         found = matching(source)
         return _locate(found, limits) if isinstance(found, str) else found

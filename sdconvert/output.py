@@ -66,7 +66,7 @@ def written(
     nbytes = sum(one.entry.nbytes for output in outputs for one in output.layout.placed)
     total = sum(output.layout.nbytes for output in outputs)
     copied: list[stream.Copied] = []
-    expect(one.entry.tensor for output in outputs for one in output.layout.placed)
+    expect((one.entry.tensor for output in outputs for one in output.layout.placed), checked=True)
     with ExitStack() as stack:
         files = [
             stack.enter_context(new_file(output.path, overwrite=overwrite, nbytes=output.layout.nbytes))

@@ -82,6 +82,7 @@ class Report:
         encoded: Mapping[str, Encoding] = MappingProxyType({}),
         outputs: tuple[Output, ...] = (),
         shards: tuple[Shard, ...] = (),
+        warnings: tuple[str, ...] = (),
         verified: bool = False,
         seconds: float = 0.0,
     ) -> Report:
@@ -106,7 +107,7 @@ class Report:
             unknown_globals=tuple(name for name in names if name not in known),
             prefixes=known_prefixes(list(weights.tensors)),
             others=weights.others,
-            warnings=(*weights.warnings, *plan.warnings),
+            warnings=(*weights.warnings, *plan.warnings, *warnings),
             verified=verified,
             seconds=seconds,
         )

@@ -99,17 +99,19 @@ class TensorRef:
         return piece.strides == piece.at_strides or is_contiguous(piece.shape, piece.strides)
 
 
-def expect(tensors: Iterable[TensorRef]) -> None:
+def expect(tensors: Iterable[TensorRef], *, checked: bool = False) -> None:
     """Tell sources that are far which of their bytes will be read, so that they fetch these ahead, and no others.
 
-    Their method `expect` takes the begin and the end of a range. Sources on this machine need no telling.
+    Their method `expect` takes the begin and the end of a range, and whether whoever reads it compares it with a
+    checksum: with `checked`, that is so where the container has one. Sources on this machine need no telling.
     """
     for storage in {piece.storage for tensor in tensors for piece in tensor.pieces}:
         source, begin = storage.source, storage.offset
         if is_far(source) and storage.nbytes:
             if isinstance(source, SliceSource):
                 begin, source = begin + source.offset, source.base
-            source.expect(begin, begin + storage.nbytes)  # type: ignore[attr-defined]
+            known = checked and storage.crc32 is not None
+            source.expect(begin, begin + storage.nbytes, checked=known)  # type: ignore[attr-defined]
 
 
 def check_numbers(numbers: tuple[object, ...], dimensions: int) -> None:

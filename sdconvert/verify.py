@@ -45,13 +45,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of comparing `first` and `second`: `tensors` names, `bytes` of the first file's tensors."""
+    """The outcome of comparing `first` and `second`: `tensors` names, `bytes` of the first file's tensors.
+
+    `warnings` say of which bytes from a server nobody can tell that they are those of the file.
+    """
 
     first: str
     second: str
     differences: tuple[Difference, ...]
     tensors: int
     bytes: int
+    warnings: tuple[str, ...]
     seconds: float
 
     @property
@@ -68,11 +72,12 @@ class Verification:
             "tensors": self.tensors,
             "bytes": self.bytes,
             "differences": [{"name": d.name, "what": d.what, "detail": d.detail} for d in self.differences],
+            "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
         }
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join([*self._lines(), *(printable(f"  warning   {warning}") for warning in self.warnings)])
 
     def _lines(self) -> Iterator[str]:
         size = f"{self.tensors:,} tensors, {human(self.bytes)}, {self.seconds:.2f} s"
@@ -103,22 +108,28 @@ def verify(
     key: str | None = None,
     names: Names | None = None,
     threads: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Bar = no_bar,
 ) -> Verification:
     """Compare the weights of two sources, of any containers. Each is read once, by `threads` threads.
 
-    `key` and `names` choose and rename the tensors of `first`, as for a conversion. NaNs are equal
-    when their bits are; 0.0 and -0.0 are not. A source that cannot be read raises as `open` does.
+    `key` and `names` choose and rename the tensors of `first`, as for a conversion; `revision` is one of `first`,
+    and `token` is for either, where they are on the Hub. NaNs are equal when their bits are; 0.0 and -0.0 are
+    not. A source that cannot be read raises as `open` does.
     """
     began = time.perf_counter()
-    with open_checkpoint(first, limits=limits) as one, open_checkpoint(second, limits=limits) as other:
+    with (
+        open_checkpoint(first, revision=revision, token=token, limits=limits) as one,
+        open_checkpoint(second, token=token, limits=limits) as other,
+    ):
         ours, theirs = one.extract(key, names), other.state_dict
         differences, same = _compare_headers(ours, theirs)
         for opened, side in ((one, 0), (other, 1)):
             with within(opened.name):
                 _check_cost(((name, pair[side]) for name, *pair in same), limits)
-        expect(tensor for _, *pair in same for tensor in pair)
+        expect((tensor for _, *pair in same for tensor in pair), checked=True)
         read: dict[Storage, list[Chunk]] = {}
         wrong: dict[str, list[int]] = {}  # The first differing element of each piece, by name.
 
@@ -140,10 +151,11 @@ def verify(
         total = sum(tensor.nbytes for _, tensor, _ in same)
         with progress("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
+        doubts: list[str] = []
         for opened, side in ((one, 0), (other, 1)):
             with within(opened.name):
                 check_storages(read, _storages([pair[side] for _, *pair in same]), threads=threads)
-                opened.origin.check_unchanged()
+            doubts += (f"{opened.name}: {doubt}" for doubt in opened.check_unchanged())
         by_name = {name: tensor for name, tensor, _ in same}
         for name, places in wrong.items():
             where = _index(min(places), by_name[name].shape)
@@ -151,7 +163,7 @@ def verify(
         order = {name: number for number, name in enumerate([*ours, *theirs, *ours.encoded, *theirs.encoded])}
         differences.sort(key=lambda difference: order[difference.name])
         return Verification(
-            one.name, other.name, tuple(differences), len(ours), ours.nbytes, time.perf_counter() - began
+            one.name, other.name, tuple(differences), len(ours), ours.nbytes, tuple(doubts), time.perf_counter() - began
         )
 
 
@@ -234,6 +246,8 @@ def digest(
     key: str | None = None,
     names: Names | None = None,
     threads: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Bar = no_bar,
 ) -> str:
@@ -244,14 +258,14 @@ def digest(
     in hexadecimal], without spaces and in ASCII, each ending in a newline. Parts of encoded tensors are such names;
     behind them comes a line for each encoded tensor: [name, recipe, names of its parts by role], with sorted keys.
     """
-    with open_checkpoint(source, limits=limits) as opened:
+    with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
         weights = opened.extract(key, names)
         with within(opened.name):
             _check_cost(weights.tensors.items(), limits)
         unique = dict.fromkeys(weights.tensors.values())
         found: dict[TensorRef, str] = {}
         read: dict[Storage, list[Chunk]] = {}
-        expect(unique)
+        expect(unique, checked=True)
 
         def work(tensor: TensorRef, buffer: memoryview, scratch: memoryview) -> int:
             state = hashlib.sha256()
@@ -267,7 +281,7 @@ def digest(
         with within(opened.name), progress("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
             check_storages(read, _storages(unique), threads=threads)
-            opened.origin.check_unchanged()
+        opened.check_unchanged()
         whole = hashlib.sha256()
         for name in sorted(weights.tensors):
             tensor = weights.tensors[name]

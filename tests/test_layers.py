@@ -18,7 +18,7 @@ ROWS = [
     "errors limits dtypes crc32 shardnames",
     "source tensor folder",
     "inflated late gather progress notebook",
-    "remote.tokens remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
+    "remote.tokens remote.proof remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
     "pickles.nodes pickles.window pickles.opcodes pickles.machine",
     "checkpoint",
     "encodings recipes",

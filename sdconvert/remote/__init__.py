@@ -16,7 +16,7 @@ from .http import Patience
 from .hub_folder import HubFolder
 from .tokens import scrubbed
 
-__all__ = ["HubFolder", "Patience", "RemoteSource", "is_url", "open_url"]
+__all__ = ["HubFolder", "Patience", "RemoteSource", "doubt_of", "is_url", "open_url"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
@@ -24,6 +24,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*://"
 def is_url(source: str) -> bool:
     """Whether `source` is the URL of something rather than a path: ``scheme://``."""
     return _SCHEME.match(source) is not None
+
+
+def doubt_of(origin: object) -> str:
+    """Why the bytes that came from a server could not be checked, "" if they were or came from none."""
+    return origin.doubt if isinstance(origin, RemoteSource | HubFolder) else ""
 
 
 def open_url(
@@ -49,7 +54,8 @@ def _on_the_hub(place: hub.HubPath, token: str | None, patience: Patience) -> Re
         return HubFolder(place._replace(path=parent), entry=name, token=token, patience=patience)
     if place.path:
         try:
-            return RemoteSource(hub.open_file(place, token=token, patience=patience))
+            ranges = hub.open_file(place, token=token, patience=patience)
+            return RemoteSource(ranges, ranges.digest)
         except hub.NotThereError:
             pass  # The Hub resolves files only; it may be a directory.
     return HubFolder(place, token=token, patience=patience)

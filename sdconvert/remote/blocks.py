@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Protocol
 
 from ..errors import UnreadableError
+from .proof import Proof
 
 _BLOCK = 32 << 10
 _LARGE = 512 << 10  # Reads from here on are not kept.
@@ -48,12 +49,17 @@ class Ranges(Protocol):
 
 
 class RemoteSource:
-    """A `Source` and an `Origin` over `Ranges`. A read of it may be a request: `far` says so to those who read."""
+    """A `Source` and an `Origin` over `Ranges`. A read of it may be a request: `far` says so to those who read.
+
+    `digest` is that of the whole file where the server tells it: what was read is held against it in the end.
+    """
 
     far = True
 
-    def __init__(self, ranges: Ranges) -> None:
+    def __init__(self, ranges: Ranges, digest: str = "") -> None:
         self.name, self.nbytes = ranges.name, ranges.nbytes
+        self._proof = Proof(digest, ranges.nbytes) if digest else None
+        self._unchecked = False  # Whether something will be read, or was, that has no checksum in its container.
         self._ranges = ranges
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._coming: set[int] = set()  # Blocks that some thread is fetching.
@@ -81,17 +87,27 @@ class RemoteSource:
             begin = self._copy(offset, buffer, 1)
             stop = self._copy(end - 1, buffer, -1, offset) if begin < end else end
         if begin < stop:
-            self._ranges.fetch(begin, buffer[begin - offset : stop - offset])
+            self._fetch(begin, buffer[begin - offset : stop - offset])
 
-    def expect(self, begin: int, end: int) -> None:
-        """The bytes from `begin` to `end` will be read, once, by somebody."""
+    def expect(self, begin: int, end: int, *, checked: bool = False) -> None:
+        """The bytes from `begin` to `end` will be read, once, by somebody, who compares them with a checksum or not."""
         with self._changed:
+            self._unchecked = self._unchecked or not checked
             self._expected.append((begin // _BLOCK, (end + _BLOCK - 1) // _BLOCK))
             self._sorted = False
 
     def check_unchanged(self) -> None:
-        """UnreadableError if the file is not any more what was opened."""
+        """UnreadableError if the file is not any more what was opened, or if other bytes came than those of it."""
         self._ranges.check_unchanged()
+        if self._proof is not None and not self._is_checked:
+            self._proof.finish(self._ranges.fetch)
+
+    @property
+    def doubt(self) -> str:
+        """Why the bytes of the weights that were read could not be checked, "" if they were. See `check_unchanged`."""
+        if not self._unchecked:
+            return ""
+        return self._proof.doubt if self._proof is not None else "its server tells no checksum"
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Never: no output of ours is a file at a server."""
@@ -110,6 +126,16 @@ class RemoteSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether the checksums of its container are compared for all that will be read of it."""
+        return bool(self._expected) and not self._unchecked
+
+    def _fetch(self, offset: int, buffer: memoryview) -> None:
+        self._ranges.fetch(offset, buffer)
+        if self._proof is not None and not self._is_checked:
+            self._proof.saw(offset, buffer)
 
     def _shared(self, offset: int, buffer: memoryview) -> None:
         first, last = offset // _BLOCK, (offset + len(buffer) - 1) // _BLOCK
@@ -169,7 +195,7 @@ class RemoteSource:
         begin = run.start * _BLOCK
         data = bytearray(min(run.stop * _BLOCK, self.nbytes) - begin)
         try:
-            self._ranges.fetch(begin, memoryview(data))
+            self._fetch(begin, memoryview(data))
         except BaseException:
             data = bytearray()
             raise

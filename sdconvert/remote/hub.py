@@ -20,6 +20,9 @@ _URL = re.compile(
 )
 
 
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
 class NotThereError(UnreadableError):
     """The repository and the revision are there, a file of this name is not. It may be a directory."""
 
@@ -72,6 +75,11 @@ class HubRanges(HttpRanges):
         self.commit, self.etag_of_content = meta.commit_hash, meta.etag
         super().__init__(str(place), meta.size, self._where(meta), self._sign, fixed=True, patience=patience)
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of an LFS file, git's id of another; "" when the Hub tells neither."""
+        return self.etag_of_content if _DIGEST.fullmatch(self.etag_of_content) else ""
+
     def _sign(self) -> Location:
         meta = self._metadata()
         if (meta.size, meta.etag) != (self.nbytes, self.etag_of_content):
@@ -104,7 +112,7 @@ def asked(call: Any, place: HubPath, patience: Patience) -> Any:
     tried = 0
     while True:
         try:
-            return _once(call, place)
+            return asked_once(call, place)
         except PassingError as error:
             tried += 1
             if tried >= patience.tries:
@@ -112,7 +120,8 @@ def asked(call: Any, place: HubPath, patience: Patience) -> Any:
             patience.wait(tried, error.after)
 
 
-def _once(call: Any, place: HubPath) -> Any:
+def asked_once(call: Any, place: HubPath) -> Any:
+    """What `call` gives, tried once: PassingError for what may go well the next time."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 

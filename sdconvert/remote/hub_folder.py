@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UnreadableError
+from ..errors import UnreadableError, within
 from .blocks import RemoteSource
 from .http import Patience
 from .hub import HubPath, HubRanges, asked
@@ -74,11 +74,20 @@ class HubFolder:
             path = f"{self._pinned.path}/{name}" if self._pinned.path else name
             place = self._pinned._replace(path=path)
             ranges = HubRanges(place, token=self._token, endpoint=self._endpoint, patience=self._patience)
-            self._opened[name] = RemoteSource(ranges)
+            self._opened[name] = RemoteSource(ranges, ranges.digest)
         return self._opened[name]
 
     def check_unchanged(self) -> None:
-        """A commit does not change."""
+        """A commit does not change. UnreadableError if other bytes came of a file than those that are in it."""
+        for name, source in self._opened.items():
+            with within(name):
+                source.check_unchanged()
+
+    @property
+    def doubt(self) -> str:
+        """Why the bytes of some of its files could not be checked, "" if they were."""
+        doubts = [f"{name}: {source.doubt}" for name, source in self._opened.items() if source.doubt]
+        return "; ".join(doubts[:3]) + (f"; and {len(doubts) - 3} more files" if len(doubts) > 3 else "")
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Never: no output of ours is a file at a server."""
