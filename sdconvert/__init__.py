@@ -3,6 +3,7 @@
 from .checkpoint import Candidate, Skipped, StateDict
 from .convert import convert
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError
+from .hub import Publication, Review, Sent, push, review
 from .inspect import inspect
 from .inspection import CandidateFacts, DTypeFacts, Inspection, TensorFacts
 from .limits import Limits
@@ -32,8 +33,11 @@ __all__ = [
     "OpenCheckpoint",
     "Output",
     "OutputError",
+    "Publication",
     "Report",
+    "Review",
     "SdconvertError",
+    "Sent",
     "Skipped",
     "StateDict",
     "TensorFacts",
@@ -48,6 +52,8 @@ __all__ = [
     "load",
     "load_into",
     "open",
+    "push",
+    "review",
     "save",
     "skeleton",
     "verify",

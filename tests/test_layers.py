@@ -43,6 +43,8 @@ ROWS = [
     "verify",
     "outline html inspection",  # An inspection and its views.
     "inspect",
+    "hub.publication hub.client hub.provenance hub.permission hub.naming hub.evidence hub.proposal hub.card hub.commit",
+    "hub.review hub.publish hub",
     "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.summary batch.driver batch",
     "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode",
     "load.transfer load.place load.offer load.slots load.trial",
@@ -50,7 +52,7 @@ ROWS = [
     "load.job load.into load.tensors load",
     "live save",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
+    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.push cli.batch __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 
@@ -114,8 +116,11 @@ def test_the_public_names() -> None:
             "OpenCheckpoint",
             "Output",
             "OutputError",
+            "Publication",
             "Report",
+            "Review",
             "SdconvertError",
+            "Sent",
             "Skipped",
             "StateDict",
             "TensorFacts",
@@ -130,6 +135,8 @@ def test_the_public_names() -> None:
             "load",
             "load_into",
             "open",
+            "push",
+            "review",
             "save",
             "skeleton",
             "verify",

@@ -16,9 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import ChoiceError, SdconvertError, printable
-from . import batch, inspect, to_pt, to_safetensors, verify
+from . import batch, inspect, push, to_pt, to_safetensors, verify
 
-_COMMANDS = (to_safetensors, to_pt, inspect, verify, batch)
+_COMMANDS = (to_safetensors, to_pt, inspect, verify, push, batch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

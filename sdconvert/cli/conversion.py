@@ -26,6 +26,33 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
         nargs="?",
         help=f"the file to write, or the directory for model{ending} (default: SOURCE ending in {ending})",
     )
+    add_hub(parser)
+    add_selection(parser)
+    output = parser.add_argument_group("what is written")
+    add_output(output)
+    output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
+    output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    output.add_argument("--no-verify", action="store_true", help="do not read the output back")
+    output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+
+
+def add_hub(parser: argparse.ArgumentParser) -> None:
+    """What a source on the Hub may need."""
+    hub = parser.add_argument_group("a source on the Hub (hf://owner/name)")
+    hub.add_argument("--revision", metavar="R", help="a branch, tag, commit or pull request (refs/pr/1)")
+    add_token(hub)
+
+
+def add_token(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--token",
+        metavar="T",
+        help="default: HF_TOKEN, or that of hf auth login; an argument can be seen by others on this machine",
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which tensors, under which names."""
     which = parser.add_argument_group("which weights")
     which.add_argument("--key", metavar="K", help="dotted path of the state dict, such as model.0 ('.': all of it)")
     which.add_argument(
@@ -46,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
         type=pair,
         help="rename a tensor, or all below a prefix that ends with a dot (repeatable)",
     )
-    output = parser.add_argument_group("what is written")
+
+
+def add_output(output: argparse._ArgumentGroup) -> None:
+    """What the files are like, and what may be spent on them."""
     output.add_argument(
         "--dtype", metavar="T", help="cast floating-point tensors, to bfloat16 for example; needs torch"
     )
@@ -59,10 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
         "--dequantize", action="store_true", help="write torch's quantized tensors as float32; needs torch"
     )
     output.add_argument("--densify", action="store_true", help="write sparse tensors with all their zeros; needs torch")
-    output.add_argument("--extras", metavar="FILE", help="write what is not weights (epoch, hyper-parameters) as JSON")
-    output.add_argument("--overwrite", action="store_true", help="replace an output that exists")
-    output.add_argument("--no-verify", action="store_true", help="do not read the output back")
-    output.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     output.add_argument("--threads", metavar="N", type=positive, help="copy with N threads (default: by processors)")
     add_limits(output)
 
@@ -101,6 +127,8 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         overwrite=args.overwrite,
         dry_run=args.dry_run,
         threads=args.threads,
+        revision=args.revision,
+        token=args.token,
         limits=limits(args),
         progress=no_bar if args.quiet or args.json else terminal_bar,
     )

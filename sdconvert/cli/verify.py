@@ -6,8 +6,9 @@ import argparse
 import json
 
 from ..errors import printable
+from ..hub import review
 from ..names import Names
-from ..progress import no_bar, terminal_bar
+from ..progress import Bar, no_bar, terminal_bar
 from ..verify import digest, verify
 from . import conversion
 
@@ -22,9 +23,14 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two files, and how to read the first."""
-    parser.add_argument("first", metavar="A", help="a checkpoint")
+    parser.add_argument("first", metavar="A", nargs="?", help="a checkpoint; with --pr, the repository (owner/name)")
     parser.add_argument("second", metavar="B", nargs="?", help="another, such as what A was converted to")
     parser.add_argument("--digest", action="store_true", help="print a digest of each file's weights instead")
+    parser.add_argument(
+        "--pr",
+        metavar="N",
+        help="compare the safetensors that pull request N (or at this URL) of the repository adds with its weights",
+    )
     parser.add_argument("--key", metavar="K", help="dotted path of the state dict in A")
     parser.add_argument("--strip-prefix", metavar="auto|P", help="take a prefix off A's names")
     parser.add_argument(
@@ -35,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=conversion.pair,
         help="rename a tensor of A, or all below a prefix that ends with a dot (repeatable)",
     )
+    parser.add_argument("--include", metavar="GLOB", action="append", default=[], help="only those of A's tensors")
+    parser.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="all but those of A's tensors")
+    conversion.add_hub(parser)
     parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
     conversion.add_limits(parser)
     parser.set_defaults(usage=parser.error)
@@ -42,8 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare or digest, and print the outcome."""
-    names = Names(args.strip_prefix, tuple(args.rename))
+    names = Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude))
     bar = no_bar if args.quiet or args.json else terminal_bar
+    if args.pr is not None:
+        return _review(args, names, bar)
+    if args.first is None:
+        args.usage("A is needed")
     if args.digest:
         files = [args.first] if args.second is None else [args.first, args.second]
         digests = {
@@ -52,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
                 key=args.key if path == args.first else None,
                 names=names if path == args.first else None,
                 threads=args.threads,
+                revision=args.revision if path == args.first else None,
+                token=args.token,
                 limits=conversion.limits(args),
                 progress=bar,
             )
@@ -71,6 +86,28 @@ def run(args: argparse.Namespace) -> int:
         key=args.key,
         names=names,
         threads=args.threads,
+        revision=args.revision,
+        token=args.token,
+        limits=conversion.limits(args),
+        progress=bar,
+    )
+    if args.json:
+        print(json.dumps(outcome.to_json()))
+    elif not args.quiet:
+        print(outcome)
+    return 0 if outcome.equal else 1
+
+
+def _review(args: argparse.Namespace, names: Names, bar: Bar) -> int:
+    if args.second is not None or args.digest or args.revision is not None:
+        args.usage("--pr compares a pull request with its own branch: give it one repository, and no --revision")
+    outcome = review(
+        args.pr,
+        args.first,
+        key=args.key,
+        names=names,
+        threads=args.threads,
+        token=args.token,
         limits=conversion.limits(args),
         progress=bar,
     )

@@ -3,7 +3,7 @@
 Containers without checksums of their own (safetensors, torch's legacy format, bare pickles) cannot tell
 wrong bytes of the right length. For a file of the Hub its digest is known: the SHA-256 of an LFS file, git's own
 id of another. Bytes are hashed in order; what arrives early waits, on the disk when it is much. What was
-never read is fetched at the end only if it is next to nothing; otherwise the file could not be checked, and that is said.
+never read is fetched at the end only if it is next to nothing; otherwise the file could not be checked, and it says so.
 """
 
 from __future__ import annotations

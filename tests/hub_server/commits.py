@@ -123,7 +123,7 @@ def open_pull_request(repo: Repo, title: str, description: str, author: str, bas
 def note(repo: Repo, discussion: Discussion, kind: str, author: str, data: dict[str, object]) -> dict[str, object]:
     """Add an event to a discussion."""
     event: dict[str, object] = {
-        "id": f"{repo.id}#{discussion.num}.{len(discussion.events)}",
+        "id": f"{discussion.num:08x}{len(discussion.events):016x}",
         "type": kind,
         "createdAt": stamp(repo.now()),
         "author": {"name": author},

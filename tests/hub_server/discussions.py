@@ -63,6 +63,19 @@ def comment(hub: Hub, request: Request, repo: str, num: str) -> Response:
     return Response.of_json({"newMessage": event})
 
 
+@routes.on("POST", "/api/models/{repo}/discussions/{num}/comment/{event}/edit", "edit")
+def edit(hub: Hub, request: Request, repo: str, num: str, event: str) -> Response:
+    """Another text for a comment: the first one is the description. Who wrote it may."""
+    found, account = hub.access.proposable(request, repo), hub.access.known(request)
+    for one in found.discussion(int(num)).events:
+        if one["id"] == event and one["type"] == "comment":
+            if one["author"] != {"name": account.name}:
+                raise RefusedError(403, "Only the author of a comment edits it")
+            one["data"] = {"edited": True, "hidden": False, "latest": {"raw": request.json()["content"]}}
+            return Response.of_json({"updatedComment": one})
+    raise RefusedError(404, "Comment not found")
+
+
 @routes.on("POST", "/api/models/{repo}/discussions/{num}/title", "title")
 def retitle(hub: Hub, request: Request, repo: str, num: str) -> Response:
     found, one = _changeable(hub, request, repo, num)

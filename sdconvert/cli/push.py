@@ -1,0 +1,90 @@
+"""``sdconvert push SOURCE REPO_ID``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..hub import push
+from ..names import Names
+from ..progress import no_bar, terminal_bar
+from . import conversion
+
+NAME = "push"
+HELP = "convert, verify, and publish on the Hub in one commit"
+DESCRIPTION = (
+    "Write the weights of a checkpoint to a repository of the Hub as safetensors, in one commit or one pull request, "
+    "with the proof of what they are: where they are from, digests, and the command that checks them. "
+    "SOURCE may be on the Hub itself (hf://owner/name[@revision][/path])."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A conversion's, and where it goes."""
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a file, a directory, a URL")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="the repository, owner/name; it is made if it is not there")
+    where = parser.add_argument_group("where it goes")
+    where.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    where.add_argument("--private", action="store_true", help="make a new repository a private one")
+    where.add_argument("--revision", metavar="BRANCH", help="the branch to commit to (default: main)")
+    where.add_argument(
+        "--path-in-repo", metavar="PATH", default="", help="a directory, or a name that ends in .safetensors"
+    )
+    where.add_argument("--commit-message", metavar="TEXT", help="title of the commit or pull request")
+    where.add_argument("--commit-description", metavar="TEXT", help="what to say before the proof")
+    where.add_argument("--license", metavar="L", help="license of a new repository's card, such as mit")
+    where.add_argument("--base-model", metavar="REPO", help="base model of a new repository's card")
+    where.add_argument(
+        "--delete-original",
+        action="store_true",
+        help="remove the files that were converted in the same commit; only if SOURCE is in REPO_ID, and it is yours",
+    )
+    where.add_argument(
+        "--force-public", action="store_true", help="publish openly what came from a private or gated repository"
+    )
+    where.add_argument("--dry-run", action="store_true", help="convert and say what would be sent, send nothing")
+    conversion.add_token(where)
+    conversion.add_selection(parser)
+    output = parser.add_argument_group("what is written")
+    conversion.add_output(output)
+    output.add_argument(
+        "--metadata",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=conversion.pair,
+        help="add to the header (repeatable)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Push, and print what was done."""
+    done = push(
+        args.source,
+        args.repo_id,
+        create_pr=args.create_pr,
+        private=args.private,
+        revision=args.revision,
+        path_in_repo=args.path_in_repo,
+        max_shard_size=args.max_shard_size,
+        commit_message=args.commit_message,
+        commit_description=args.commit_description,
+        token=args.token,
+        dry_run=args.dry_run,
+        delete_original=args.delete_original,
+        license=args.license,
+        base_model=args.base_model,
+        force_public=args.force_public,
+        key=args.key,
+        names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
+        dtype=args.dtype,
+        metadata=dict(args.metadata),
+        threads=args.threads,
+        limits=conversion.limits(args),
+        progress=no_bar if args.quiet or args.json else terminal_bar,
+    )
+    if args.json:
+        print(json.dumps(done.to_json()))
+    elif not args.quiet:
+        print(done)
+    return 0

@@ -1,0 +1,135 @@
+"""Where the weights come from: which bytes, at which commit, and for whom they were."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint import Dict
+from ..errors import UnreadableError, within
+from ..limits import Limits
+from ..names import Names
+from ..opening import PathLike
+from ..opening import open as open_checkpoint
+from ..progress import Bar
+from ..remote import is_url
+from ..remote.hub import HubPath
+from ..remote.tokens import scrubbed
+from .client import Client, Repository
+
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source. `pinned` is what to open: on the Hub, a URL with the full id of a commit, so that it cannot change.
+
+    `name` is how it may be called in public: a path on this machine is nobody's business but for its last part.
+    `place` and `repository` are those of a source on the Hub.
+    """
+
+    pinned: str
+    name: str
+    place: HubPath | None = None
+    repository: Repository | None = None
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What the card of its repository says."""
+        return self.repository.card if self.repository else {}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read; `digest` is ``sha256 ...``, ``git ...``, or "" when nobody knows it."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the source turned out to hold: `entry` names it (the file, or the first of several, or "")."""
+
+    container: str
+    entry: str
+    files: tuple[str, ...]
+    leaves_out: tuple[str, ...] = field(default=())
+
+
+def find(client: Client, source: PathLike, fallback: tuple[str, str]) -> Origin:
+    """The origin that `source` names. `fallback` is a repository and the revision it means when none is named."""
+    text = os.fspath(source)
+    if not text.startswith("hf://"):
+        if is_url(text):
+            return Origin(text, scrubbed(text))
+        return Origin(text, os.path.basename(os.path.abspath(text)))
+    place = HubPath.parse(text)
+    if not place.revision and place.repo == fallback[0]:
+        place = place._replace(revision=fallback[1])
+    with within(str(place)):
+        repository = client.look(place.repo, place.revision)
+        if repository is None:
+            raise UnreadableError("there is no such repository on the Hub, or it is private: hf auth login")
+    pinned = place._replace(revision=repository.commit)
+    return Origin(str(pinned), str(pinned), pinned, repository)
+
+
+def files_of(origin: Origin, read: Read, progress: Bar) -> tuple[SourceFile, ...]:
+    """The files that were read with their digests: the Hub's own, or taken here."""
+    if origin.place is not None and origin.repository is not None:
+        found = []
+        for path in hub_paths(origin.place, read):
+            one = origin.repository.files.get(path)
+            known = f"sha256 {one.sha256}" if one and one.sha256 else f"git {one.git_id}" if one and one.git_id else ""
+            found.append(SourceFile(path, known))
+        return tuple(found)
+    if is_url(origin.pinned):
+        return (SourceFile(origin.name, ""),)
+    if os.path.isfile(origin.pinned) and not read.files:
+        paths = {origin.name: origin.pinned}
+    else:
+        top = origin.pinned if os.path.isdir(origin.pinned) else os.path.dirname(origin.pinned)
+        paths = {name: os.path.join(top, name) for name in read.files}
+    total = sum(os.path.getsize(path) for path in paths.values() if os.path.isfile(path))
+    with progress("hashing", total) as update:
+        return tuple(SourceFile(name, _sha256(path, update)) for name, path in paths.items())
+
+
+def hub_paths(place: HubPath, read: Read) -> tuple[str, ...]:
+    """The paths, in the repository, of the files that were read."""
+    if not read.files:
+        return (place.path,) if place.path else ()
+    folder = place.path.rpartition("/")[0] if read.files[0] == place.path.rpartition("/")[2] else place.path
+    return tuple(f"{folder}/{name}" if folder else name for name in read.files)
+
+
+def look_into(origin: Origin, *, key: str | None, names: Names, token: str | None, limits: Limits) -> Read:
+    """Read the headers of the source, choose the state dict at `key`. ChoiceError when several fit."""
+    with open_checkpoint(origin.pinned, token=token, limits=limits) as opened:
+        weights = opened.extract(key, names)
+        files = opened.checkpoint.files
+        left = [f"{one.name} ({one.why})" for one in weights.skipped]
+        left += [f"{one.key} (other weights)" for one in weights.others]
+        left += (
+            [f"{name} (not weights)" for name, _ in weights.leftovers.pairs] if type(weights.leftovers) is Dict else []
+        )
+        entry = files[0] if files else ""
+        if not files and not (origin.place is None and os.path.isdir(origin.pinned)):
+            entry = (origin.place.path if origin.place else origin.name).rpartition("/")[2]
+        return Read(opened.container, entry, files, tuple(left))
+
+
+def _sha256(path: str, update: Any) -> str:
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as file:
+            while data := file.read(_STEP):
+                digest.update(data)
+                update(len(data))
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror}") from error
+    return f"sha256 {digest.hexdigest()}"
