@@ -29,6 +29,18 @@ def check_target(
         )
 
 
+def check_new(repo: str, there: Repository | None, name: str, *, create_pr: bool, origin: Origin) -> None:
+    """ChoiceError when a repository would be offered safetensors that it has, under the same name."""
+    if not create_pr or there is None or origin.place is None or origin.place.repo != repo:
+        return
+    for path in (f"{name}.safetensors", f"{name}.safetensors.index.json"):
+        if path in there.files:
+            raise ChoiceError(
+                f"{repo} has {path} already. sdconvert verify hf://{repo}/NAME-OF-THE-ORIGINAL hf://{repo}/{path} says "
+                "whether it holds the same weights"
+            )
+
+
 def check_public(repo: str, there: Repository | None, *, private: bool, force: bool, origin: Origin) -> None:
     """ChoiceError when what not everybody may read would become public."""
     known = origin.repository

@@ -78,8 +78,10 @@ def find(client: Client, source: PathLike, fallback: tuple[str, str]) -> Origin:
     return Origin(str(pinned), str(pinned), pinned, repository)
 
 
-def files_of(origin: Origin, read: Read, progress: Bar) -> tuple[SourceFile, ...]:
-    """The files that were read with their digests: the Hub's own, or taken here."""
+def files_of(
+    origin: Origin, read: Read, before: tuple[tuple[int, int, int], ...], progress: Bar
+) -> tuple[SourceFile, ...]:
+    """The files that were read with their digests: the Hub's own, or taken here, of files that are as they were `before`."""
     if origin.place is not None and origin.repository is not None:
         found = []
         for path in hub_paths(origin.place, read):
@@ -89,14 +91,32 @@ def files_of(origin: Origin, read: Read, progress: Bar) -> tuple[SourceFile, ...
         return tuple(found)
     if is_url(origin.pinned):
         return (SourceFile(origin.name, ""),)
-    if os.path.isfile(origin.pinned) and not read.files:
-        paths = {origin.name: origin.pinned}
-    else:
-        top = origin.pinned if os.path.isdir(origin.pinned) else os.path.dirname(origin.pinned)
-        paths = {name: os.path.join(top, name) for name in read.files}
+    paths = _local(origin, read)
     total = sum(os.path.getsize(path) for path in paths.values() if os.path.isfile(path))
     with progress("hashing", total) as update:
-        return tuple(SourceFile(name, _sha256(path, update)) for name, path in paths.items())
+        found = [SourceFile(name, _sha256(path, update)) for name, path in paths.items()]
+    if state_of(origin, read) != before:
+        raise UnreadableError(f"{origin.pinned}: was changed while it was read. Try again when it is complete")
+    return tuple(found)
+
+
+def state_of(origin: Origin, read: Read) -> tuple[tuple[int, int, int], ...]:
+    """Which files on this machine were read, and of when; () for what is elsewhere. UnreadableError if one is gone."""
+    if origin.place is not None or is_url(origin.pinned):
+        return ()
+    try:
+        stats = [os.stat(path) for path in _local(origin, read).values()]
+    except OSError as error:
+        raise UnreadableError(f"{origin.pinned}: cannot be looked at: {error.strerror}") from error
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+
+
+def _local(origin: Origin, read: Read) -> dict[str, str]:
+    """The paths of the files that were read, by what they may be called."""
+    if not read.files:
+        return {} if os.path.isdir(origin.pinned) else {origin.name: origin.pinned}
+    top = origin.pinned if os.path.isdir(origin.pinned) else os.path.dirname(origin.pinned)
+    return {name: os.path.join(top, name) for name in read.files}
 
 
 def hub_paths(place: HubPath, read: Read) -> tuple[str, ...]:

@@ -99,6 +99,7 @@ class Publication:
         if self.digest:
             yield f"  weights   {self.digest}"
         if self.report:
-            yield from str(self.report).splitlines()[len(self.report.outputs[:8]) :]
+            lines = str(self.report).splitlines()
+            yield from lines[next(n for n, line in enumerate(lines) if line.startswith("  source")) :]
         for warning in self.warnings:
             yield f"  warning   {warning}"

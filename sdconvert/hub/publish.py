@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from .card import card
 from .client import MAIN, Client, Repository, publishing
 from .commit import Addition, Change, Made, commit, identities, prepared, upload
 from .evidence import Evidence, request_id
-from .permission import check_deletion, check_public, check_target
+from .permission import check_deletion, check_new, check_public, check_target
 from .publication import Publication
 
 _CARD = "README.md"
@@ -84,6 +85,7 @@ def push(
     if delete_original:
         doomed = check_deletion(repo_id, there, origin, read, owned, create_pr=create_pr, dtype=dtype, names=names)
     directory, stem = naming.place_of(origin, read, repo_id, path_in_repo)
+    check_new(repo_id, there, directory + stem, create_pr=create_pr, origin=origin)
     title = commit_message or (proposal.TITLE if create_pr else "Add weights as safetensors")
     request = request_id(
         origin,
@@ -99,6 +101,7 @@ def push(
             earlier = proposal.mine(client, repo_id, title=title, parent=there.commit, author=author, request=request)
         if earlier is not None:
             return _found(client, target, earlier, title, time.perf_counter() - began)
+    before = provenance.state_of(origin, read)
     with tempfile.TemporaryDirectory(prefix="sdconvert-") as folder, _bars(progress):
         report = convert(
             origin.pinned,
@@ -119,7 +122,7 @@ def push(
         weights = digest_of(files[0], threads=threads, limits=limits, progress=progress)
         evidence = Evidence(
             origin,
-            provenance.files_of(origin, read, progress),
+            provenance.files_of(origin, read, before, progress),
             sent,
             weights,
             _renamed(report, origin, directory),
@@ -309,7 +312,7 @@ def _bars(progress: Bar) -> Iterator[None]:
     """No progress bars of the client either, when none are wanted."""
     from huggingface_hub import utils as client
 
-    silent = progress is no_bar and not client.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    silent = (progress is no_bar or not sys.stderr.isatty()) and not client.are_progress_bars_disabled()  # type: ignore[attr-defined]
     if silent:
         client.disable_progress_bars()  # type: ignore[attr-defined]
     try:
