@@ -29,13 +29,22 @@ _PATIENCE = 10_000  # What lies beside the opened ones, all in all: looking at i
 _TOLD = 10  # Tensors of one problem that are named.
 
 
-def inspect(source: PathLike, *, key: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Inspection:
+def inspect(
+    source: PathLike,
+    *,
+    key: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Inspection:
     """What is in `source`, from its headers alone. `key` is the dotted path of the state dict to look at.
+
+    `revision` and `token` are for a source on the Hub, as in `open`.
 
     UnreadableError or UnsupportedError when it is no checkpoint that can be read, ChoiceError
     when there is nothing at `key`. Several state dicts, or none, are findings and no errors.
     """
-    with open_checkpoint(source, limits=limits) as opened:
+    with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
         with within(opened.name):
             found = _find(opened.checkpoint, key, limits)
         return _facts(opened.name, opened.origin.nbytes, opened.checkpoint, found, limits)

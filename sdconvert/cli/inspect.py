@@ -7,6 +7,7 @@ import json
 
 from ..errors import printable
 from ..inspect import inspect
+from . import conversion
 
 NAME = "inspect"
 HELP = "show what is in a checkpoint, before anything is written"
@@ -18,16 +19,17 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a look inside."""
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint file")
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: a file, a directory, a URL")
     parser.add_argument("--key", metavar="K", help="dotted path of the state dict to look at ('.': all of it)")
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of the tree of modules")
     parser.add_argument("--html", metavar="FILE", help="write it as a page for a browser, which needs no network")
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
+    conversion.add_hub(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Inspect, write the page, and print."""
-    found = inspect(args.source, key=args.key)
+    found = inspect(args.source, key=args.key, revision=args.revision, token=args.token)
     if args.html is not None:
         found.write_html(args.html, overwrite=args.overwrite)
     if args.json:

@@ -69,7 +69,7 @@ def upload(client: Client, change: Change) -> None:
     """Send the content of every file. Nothing is visible yet, and sending it again costs nothing."""
     for operation in change.operations:
         client.ask(change.repo, _sending(partial(_preupload, client, change, operation)))
-        if operation._should_ignore:
+        if getattr(operation, "_should_ignore", False):
             raise OutputError(f"{change.repo} has a .gitignore that leaves out {operation.path_in_repo}")
 
 

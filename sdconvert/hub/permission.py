@@ -69,7 +69,7 @@ def check_deletion(
     """What ``--delete-original`` removes. ChoiceError when the files are another's, or not all of them was taken."""
     if create_pr:
         raise ChoiceError("--delete-original is for your own repositories, not for pull requests")
-    if origin.place is None or origin.place.repo != repo or there is None:
+    if origin.place is None or origin.inside or origin.place.repo != repo or there is None:
         raise ChoiceError("--delete-original removes what was converted from the same repository: give SOURCE as hf://")
     if owned and repo.partition("/")[0] not in owned:
         raise ChoiceError(f"--delete-original is for your own repositories, and {repo} is not one of them")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import chain
 from ..checkpoint import Dict
-from ..errors import UnreadableError, within
+from ..errors import ChoiceError, SdconvertError, UnreadableError, within
 from ..limits import Limits
 from ..names import Names
 from ..opening import PathLike
@@ -27,14 +29,17 @@ _STEP = 1 << 20
 class Origin:
     """A source. `pinned` is what to open: on the Hub, a URL with the full id of a commit, so that it cannot change.
 
-    `name` is how it may be called in public: a path on this machine is nobody's business but for its last part.
-    `place` and `repository` are those of a source on the Hub.
+    `named` is how the person called it, `name` how it may be called in public: a path on this machine is nobody's
+    business but for its last part. `place` and `repository` are those of a source on the Hub; `inside` says that
+    the source is a file in an archive, which is what they are of.
     """
 
     pinned: str
     name: str
+    named: str = ""
     place: HubPath | None = None
     repository: Repository | None = None
+    inside: bool = False
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -63,25 +68,34 @@ class Read:
 def find(client: Client, source: PathLike, fallback: tuple[str, str]) -> Origin:
     """The origin that `source` names. `fallback` is a repository and the revision it means when none is named."""
     text = os.fspath(source)
-    if not text.startswith("hf://"):
-        if is_url(text):
-            return Origin(text, scrubbed(text))
-        return Origin(text, os.path.basename(os.path.abspath(text)))
-    place = HubPath.parse(text)
+    links, archive = chain.parse(text) or ([], text)
+    inside = "".join(f"{link}::" for link in links)
+    if not archive.startswith("hf://"):
+        if "hf://" in archive:  # For whom it is would not be known.
+            raise ChoiceError(f"{scrubbed(text)}: name what is on the Hub by itself, as hf://owner/name/path")
+        public = scrubbed(archive) if is_url(archive) else os.path.basename(os.path.abspath(archive))
+        return Origin(text, inside + public, text, inside=bool(inside))
+    place = HubPath.parse(archive)
     if not place.revision and place.repo == fallback[0]:
         place = place._replace(revision=fallback[1])
     with within(str(place)):
         repository = client.look(place.repo, place.revision)
         if repository is None:
             raise UnreadableError("there is no such repository on the Hub, or it is private: hf auth login")
-    pinned = place._replace(revision=repository.commit)
-    return Origin(str(pinned), str(pinned), pinned, repository)
+    place = place._replace(revision=repository.commit)
+    return Origin(f"{inside}{place}", f"{inside}{place}", text, place, repository, bool(inside))
+
+
+def is_of(origin: Origin, repo: str) -> bool:
+    """Whether the source is a file, or files, of that repository."""
+    return origin.place is not None and origin.place.repo == repo and not origin.inside
 
 
 def files_of(
     origin: Origin, read: Read, before: tuple[tuple[int, int, int], ...], progress: Bar
 ) -> tuple[SourceFile, ...]:
-    """The files that were read with their digests: the Hub's own, or taken here, of files that are as they were `before`."""
+    """The files that were read with their digests: the Hub's own, or taken here. UnreadableError when one of them is
+    not what it was `before`, which is what `state_of` gave."""
     if origin.place is not None and origin.repository is not None:
         found = []
         for path in hub_paths(origin.place, read):
@@ -90,7 +104,7 @@ def files_of(
             found.append(SourceFile(path, known))
         return tuple(found)
     if is_url(origin.pinned):
-        return (SourceFile(origin.name, ""),)
+        return (SourceFile(origin.name, ""),)  # An archive on this machine too: what is in it is what was read.
     paths = _local(origin, read)
     total = sum(os.path.getsize(path) for path in paths.values() if os.path.isfile(path))
     with progress("hashing", total) as update:
@@ -129,7 +143,7 @@ def hub_paths(place: HubPath, read: Read) -> tuple[str, ...]:
 
 def look_into(origin: Origin, *, key: str | None, names: Names, token: str | None, limits: Limits) -> Read:
     """Read the headers of the source, choose the state dict at `key`. ChoiceError when several fit."""
-    with open_checkpoint(origin.pinned, token=token, limits=limits) as opened:
+    with _as_named(origin), open_checkpoint(origin.pinned, token=token, limits=limits) as opened:
         weights = opened.extract(key, names)
         files = opened.checkpoint.files
         left = [f"{one.name} ({one.why})" for one in weights.skipped]
@@ -141,6 +155,21 @@ def look_into(origin: Origin, *, key: str | None, names: Names, token: str | Non
         if not files and not (origin.place is None and os.path.isdir(origin.pinned)):
             entry = (origin.place.path if origin.place else origin.name).rpartition("/")[2]
         return Read(opened.container, entry, files, tuple(left))
+
+
+@contextmanager
+def _as_named(origin: Origin) -> Iterator[None]:
+    """Errors in here call the source what the person did, who knows no commit."""
+    try:
+        yield
+    except SdconvertError as error:
+        error.message = error.message.replace(origin.pinned, origin.named)
+        error.places = [place.replace(origin.pinned, origin.named) for place in error.places]
+        if isinstance(error, ChoiceError):
+            error.candidates = tuple(
+                replace(one, key=one.key.replace(origin.pinned, origin.named)) for one in error.candidates
+            )
+        raise
 
 
 def _sha256(path: str, update: Any) -> str:

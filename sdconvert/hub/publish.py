@@ -131,7 +131,7 @@ def push(
             dtype,
             repo_id,
             request if create_pr else "",
-            beside=origin.place is not None and origin.place.repo == repo_id and bool(read.entry) and not path_in_repo,
+            beside=provenance.is_of(origin, repo_id) and bool(read.entry) and not path_in_repo,
         )
         new_card = there is None or (there.is_empty and not path_in_repo.strip("/") and not create_pr)
         if new_card:

@@ -1,6 +1,7 @@
-"""What people do with published weights, by the libraries' own functions: ``python -m tests.hub.readers REPO [REVISION]``.
+"""What people do with published weights, by the libraries' own functions.
 
-Prints one line of JSON: names, shapes and a digest of the values, as each reader sees them.
+``python -m tests.hub.readers REPO [REVISION]`` prints one line of JSON: names, shapes and a digest of the values,
+as each reader sees them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
@@ -185,8 +186,8 @@ class TestNames:
         here.add_repo("you/model", {"a.ckpt": state_file.read_bytes(), "b.ckpt": state_file.read_bytes()})
         with pytest.raises(ChoiceError, match="holds several checkpoints") as caught:
             push("hf://you/model", "you/model", create_pr=True)
-        assert [one.key for one in caught.value.candidates] == ["a.ckpt", "b.ckpt"]
-        assert "/a.ckpt, hf://you/model@" in str(caught.value)
+        assert [one.key for one in caught.value.candidates] == ["hf://you/model/a.ckpt", "hf://you/model/b.ckpt"]
+        assert str(caught.value).startswith("hf://you/model: holds several checkpoints")
 
 
 class TestPullRequests:
@@ -263,7 +264,7 @@ class TestPullRequests:
     def test_what_is_there_already_is_not_offered(self, theirs: HubServer, push: Push) -> None:
         theirs.add_files("you/model", {"model.safetensors": to_bytes({"a.weight": torch.zeros(3)})})
         for source in ("hf://you/model", "hf://you/model/pytorch_model.bin"):
-            with pytest.raises(ChoiceError, match="you/model has model.safetensors already"):
+            with pytest.raises(ChoiceError, match=r"you/model has model\.safetensors already"):
                 push(source, "you/model", create_pr=True)
         assert push("hf://you/model/pytorch_model.bin", "you/model", create_pr=True, path_in_repo="new").number == 1
 
@@ -419,6 +420,33 @@ class TestRefusals:
         assert here.store.repos == {}
 
 
+class TestFilesInArchives:
+    @pytest.fixture
+    def archive(self, state_file: Path, tmp_path: Path) -> Path:
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+            file.write(state_file, "deep/m.pt")
+        return tmp_path / "all.zip"
+
+    def test_on_this_machine(self, here: HubServer, push: Push, archive: Path) -> None:
+        push(f"zip://deep/m.pt::{archive}", "me/model")
+        card = here.read("me/model", "README.md").decode()
+        assert "`zip://deep/m.pt::all.zip`" in card
+        assert str(archive.parent) not in card
+
+    def test_for_whom_it_is_counts_here_too(self, here: HubServer, push: Push, archive: Path) -> None:
+        here.add_repo("me/secret", {"all.zip": archive.read_bytes()}, private=True)
+        source = "zip://deep/m.pt::hf://me/secret/all.zip"
+        with pytest.raises(ChoiceError, match="me/secret is private"):
+            push(source, "me/model")
+        with pytest.raises(ChoiceError, match="name what is on the Hub by itself"):
+            push("simplecache::hf://me/secret/all.zip", "me/model")
+        with pytest.raises(ChoiceError, match="--delete-original"):
+            push(source, "me/secret", delete_original=True)
+        done = push(source, "me/model", private=True)
+        assert done.digest == sdconvert.digest("hf://me/model")
+        assert here.api(here.token).model_info("me/secret").sha in here.read("me/model", "README.md").decode()
+
+
 def test_nothing_is_left_on_this_machine(
     here: HubServer, push: Push, state_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +480,11 @@ class TestMeanwhile:
         assert here.paths("me/model") == ["a.txt", "config.json"]
         push(state_file, "me/model")
         assert here.paths("me/model") == ["a.txt", "config.json", "model.safetensors"]
+
+    def test_every_signed_address_expires(self, theirs: HubServer, push: Push) -> None:
+        done = push("hf://you/model", "you/model", create_pr=True, progress=meanwhile(theirs.expire_urls))
+        assert done.outcome == "proposed"
+        assert sdconvert.review(1, "you/model").equal
 
     def test_the_source_on_this_machine(self, here: HubServer, push: Push, tmp_path: Path) -> None:
         """Digests are taken after the copy: they must be of the same file."""
@@ -488,6 +521,10 @@ def test_the_command_line(here: HubServer, state_file: Path, tmp_path: Path) -> 
     assert json.loads(by_flag.stdout)["outcome"] == "unchanged"
     refused = here.run([*argv, "--token", "hf_a b"], xet=False)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    here.add_repo("you/model", {"config.json": b"{}"})
+    theirs = [*argv[:-1], "you/model", "--debug", "--token", here.token]
+    traced = here.run(theirs, xet=False)
+    assert (traced.returncode, "Traceback" in traced.stderr) == (1, True)
     stored = tmp_path / "stored"
     (stored / "hf").mkdir(parents=True)
     (stored / "hf" / "token").write_text(f"{here.token}\n")

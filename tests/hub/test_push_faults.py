@@ -96,15 +96,6 @@ def test_a_description_that_cannot_be_completed_is_said(here: HubServer, push: P
     assert "NUMBER-OF-THIS-PULL-REQUEST" in done.description
 
 
-def test_expired_addresses_on_the_way(here: HubServer, push: Push, state_file: Path) -> None:
-    here.settings.url_seconds = 0.02
-    fresh(here, state_file)
-    here.settings.url_seconds = 3600
-    here.fail("cdn.get", Status(403), nth=2)
-    assert push("hf://you/model", "you/model", create_pr=True).outcome == "proposed"
-    assert sdconvert.review(1, "you/model").equal
-
-
 @pytest.mark.parametrize("fault", [WrongBytes(), IgnoreRange(), Drop(1000)], ids=repr)
 def test_the_cdn_never_gets_a_wrong_file_published(here: HubServer, push: Push, state_file: Path, fault: Fault) -> None:
     fresh(here, state_file)

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 
 import sdconvert
 from sdconvert.errors import ChoiceError, SdconvertError, UnreadableError
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, Status, WrongBytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -157,16 +157,28 @@ def test_what_is_none(theirs: HubServer, pull_request: str, repo: str | None, sa
 def test_wrong_bytes_from_the_cdn_are_never_taken_for_the_weights(
     theirs: HubServer, weights: dict[str, torch.Tensor]
 ) -> None:
-    from tests.hub_server import WrongBytes
-
     propose(theirs, {"model.safetensors": to_bytes(weights)})
     assert sdconvert.review(1, "you/model").equal
     for nth in range(1, theirs.log.count("cdn.get") + 1):
         theirs.rules.clear()
         theirs.fail("cdn.get", WrongBytes(), nth=nth)
-        with pytest.raises(SdconvertError):
+        try:
             assert not sdconvert.review(1, "you/model").equal
-            raise UnreadableError("found different, which it was")
+        except SdconvertError as error:
+            assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_trouble_that_passes_on_every_call_in_turn(
+    theirs: HubServer, weights: dict[str, torch.Tensor], status: int
+) -> None:
+    propose(theirs, {"model.safetensors": to_bytes(weights)})
+    theirs.log.clear()
+    assert sdconvert.review(1, "you/model").equal
+    for nth in range(1, theirs.log.count() + 1):
+        theirs.rules.clear()
+        theirs.fail("*", Status(status), nth=nth)
+        assert sdconvert.review(1, "you/model").equal
 
 
 def test_the_command_line(theirs: HubServer, weights: dict[str, torch.Tensor]) -> None:

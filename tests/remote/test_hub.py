@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import zipfile
 from pathlib import Path
@@ -227,6 +228,15 @@ class TestCost:
         here.add_repo("me/model", {"pytorch_model.bin": path.read_bytes()})
         with sdconvert.open("hf://me/model/pytorch_model.bin") as opened:
             assert len(opened.state_dict) == 271
+        assert here.log.count() <= 6, str(here.log)
+        assert here.log.sent() <= 512 << 10, str(here.log)
+
+    def test_the_command_that_looks_takes_no_more(self, here: HubServer, tmp_path: Path) -> None:
+        path = tmp_path / "model.bin"
+        torch.save({f"layers.{n}.weight": torch.zeros(256, 768) for n in range(271)}, path)
+        here.add_repo("me/model", {"pytorch_model.bin": path.read_bytes()})
+        done = here.run(["-m", "sdconvert", "inspect", "hf://me/model", "--json"])
+        assert len(json.loads(done.stdout)["tensors"]) == 271, done.stderr
         assert here.log.count() <= 6, str(here.log)
         assert here.log.sent() <= 512 << 10, str(here.log)
 

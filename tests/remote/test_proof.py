@@ -9,6 +9,7 @@ import pickle
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def proof() -> Proof:
 
 def parts(cuts: list[int]) -> list[tuple[int, int]]:
     edges = sorted({0, len(DATA), *cuts})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 class TestTheDigest:
@@ -79,9 +80,9 @@ class TestTheDigest:
         one = Proof(git_sha1(DATA), len(DATA))
         one.saw(0, memoryview(DATA))
         one.finish(never)
+        wrong = Proof(git_sha1(DATA[::-1]), len(DATA))
+        wrong.saw(0, memoryview(DATA))
         with pytest.raises(UnreadableError):
-            wrong = Proof(git_sha1(DATA[::-1]), len(DATA))
-            wrong.saw(0, memoryview(DATA))
             wrong.finish(never)
 
     def test_an_empty_file(self) -> None:
@@ -278,7 +279,7 @@ def test_a_small_file_that_is_not_in_lfs(here: HubServer, tmp_path: Path) -> Non
 class TestRevisions:
     @pytest.fixture(autouse=True)
     def _two(self, here: HubServer, tmp_path: Path) -> None:
-        for value, revision in ((1.0, "main"), (2.0, "main")):
+        for value in (1.0, 2.0):
             save_file({"a": torch.full((3,), value)}, tmp_path / "m.safetensors")
             if "me/model" not in here.store.repos:
                 here.add_repo("me/model", {}, private=True)
@@ -293,6 +294,7 @@ class TestRevisions:
         sdconvert.convert("hf://me/model", tmp_path / "out.safetensors", **options)
         assert not sdconvert.verify("hf://me/model", tmp_path / "out.safetensors", token=here.token).equal
         assert sdconvert.verify("hf://me/model", tmp_path / "out.safetensors", **options).equal
+        assert len(sdconvert.inspect("hf://me/model", **options).tensors) == 1
         assert sdconvert.digest("hf://me/model", **options) == sdconvert.digest(tmp_path / "out.safetensors")
 
     def test_of_every_command(self, here: HubServer, tmp_path: Path) -> None:
@@ -303,6 +305,7 @@ class TestRevisions:
             ["to-pt", "hf://me/model", "b.pt", *flags],
             ["verify", "hf://me/model", "a.safetensors", *flags],
             ["verify", "--digest", "hf://me/model", *flags],
+            ["inspect", "hf://me/model", *flags],
         ):
             done = here.run(["-m", "sdconvert", *argv], cwd=tmp_path)
             assert done.returncode == 0, done.stderr

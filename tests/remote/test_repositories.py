@@ -70,7 +70,7 @@ def test_a_directory_of_it(here: HubServer, tmp_path: Path) -> None:
 
 def test_several_are_listed_by_names_that_can_be_given(here: HubServer, tmp_path: Path) -> None:
     here.add_repo("you/model", {"a.ckpt": pickled(1, tmp_path), "b.ckpt": pickled(2, tmp_path)})
-    with pytest.raises(sdconvert.ChoiceError, match="hf://you/model/a.ckpt, hf://you/model/b.ckpt") as caught:
+    with pytest.raises(sdconvert.ChoiceError, match=r"hf://you/model/a\.ckpt, hf://you/model/b\.ckpt") as caught:
         sdconvert.open("hf://you/model")
     assert len(caught.value.candidates) == 2
     assert value_of("hf://you/model/b.ckpt", tmp_path) == 2.0
