@@ -42,7 +42,7 @@ class Change:
     create_pr: bool
     deletions: tuple[str, ...]
     operations: list[Any] = field(default_factory=list)
-    ids: dict[str, tuple[str, str]] = field(default_factory=dict)  # SHA-256 and git's id, by path.
+    ids: dict[str, frozenset[str]] = field(default_factory=dict)  # SHA-256 and git's id, by path.
 
 
 class Made(NamedTuple):
@@ -174,15 +174,15 @@ def _right(change: Change, there: dict[str, str] | Any) -> bool:
     return all(there.get(path) in ids for path, ids in change.ids.items())
 
 
-def identities(operations: Sequence[Any]) -> dict[str, tuple[str, str]]:
+def identities(operations: Sequence[Any]) -> dict[str, frozenset[str]]:
     """What the Hub may call each file: the SHA-256 when it is in LFS, git's id when it is not (small ones only)."""
     from huggingface_hub.utils.sha import git_hash
 
-    known: dict[str, tuple[str, str]] = {}
+    known: dict[str, frozenset[str]] = {}
     for one in operations:
-        sha256, git = one.upload_info.sha256.hex(), ""
+        ids = {one.upload_info.sha256.hex()}
         if one.upload_info.size <= 32 << 20:
             with one.as_file() as file:
-                git = git_hash(file.read())
-        known[one.path_in_repo] = (sha256, git)
+                ids.add(git_hash(file.read()))
+        known[one.path_in_repo] = frozenset(ids)
     return known

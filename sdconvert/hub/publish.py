@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..convert import convert
-from ..errors import OutputError, UnreadableError
+from ..errors import OutputError, SdconvertError, UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..opening import PathLike
@@ -173,7 +173,12 @@ def push(
         )
         if not dry_run:
             with publishing():
-                done = _send(client, target, change, there, evidence, commit_description, done)
+                if there is None:
+                    there = _created(client, target, evidence)
+                    change.parent = there.commit
+                    done = replace(done, private=there.private)
+                with _left_behind(done):
+                    done = _send(client, target, change, there, evidence, commit_description, done)
         return replace(done, seconds=time.perf_counter() - began)
 
 
@@ -190,15 +195,11 @@ def _send(
     client: Client,
     target: _Target,
     change: Change,
-    there: Repository | None,
+    there: Repository,
     evidence: Evidence,
     extra: str | None,
     done: Publication,
 ) -> Publication:
-    if there is None:
-        there = _created(client, target, evidence)
-        change.parent = there.commit
-        done = replace(done, private=there.private)
     if not change.deletions and _is_there(there, change):
         return replace(done, outcome="unchanged", commit=there.commit, title="", description="")
     if target.create_pr:
@@ -305,6 +306,17 @@ def _card_unused(new_card: bool, license: str | None, base_model: str | None) ->
     if new_card or not (license or base_model):
         return ()
     return ("the repository has its own card; --license and --base-model were not written to it",)
+
+
+@contextmanager
+def _left_behind(done: Publication) -> Iterator[None]:
+    """An error in here says what is left on the Hub: an empty repository, if it was made for this."""
+    try:
+        yield
+    except SdconvertError as error:
+        if done.created:
+            error.message += f". The new repository {done.repo_id} is there, without the weights"
+        raise
 
 
 @contextmanager

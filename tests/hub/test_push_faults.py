@@ -87,6 +87,18 @@ def test_a_commit_that_never_works(here: HubServer, push: Push, state_file: Path
     assert here.store.repos["you/model"].discussions == []
 
 
+def test_what_is_left_of_a_new_repository_is_said(here: HubServer, push: Push, state_file: Path) -> None:
+    fresh(here, state_file)
+    here.fail("hub.commit", Status(403), times=None)
+    with pytest.raises(OutputError, match="The new repository me/model is there, without the weights"):
+        push(state_file, "me/model")
+    assert here.paths("me/model") == []
+    here.rules.clear()
+    done = push(state_file, "me/model")
+    assert (done.outcome, done.created) == ("committed", False)
+    assert here.paths("me/model") == ["README.md", "model.safetensors"]
+
+
 def test_a_description_that_cannot_be_completed_is_said(here: HubServer, push: Push, state_file: Path) -> None:
     fresh(here, state_file)
     here.fail("hub.edit", Status(403), times=None)
