@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         key=args.key,
         names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
         dtype=args.dtype,
+        dequantize=args.dequantize,
+        densify=args.densify,
         metadata=dict(args.metadata),
         threads=args.threads,
         limits=conversion.limits(args),

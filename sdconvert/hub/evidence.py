@@ -24,8 +24,9 @@ _PROJECT = "sdconvert"
 class Evidence:
     """A conversion that is done, and everything that is known of both its ends. `digest` is that of the weights.
 
-    `request` is the id of what was asked for (`request_id`), "" where nobody will look for it. With `beside`, the
-    weights are where `review` looks for those of the source: beside it, under its name.
+    `changed` says what was done to values on purpose, "" when nothing was. `request` is the id of what was asked for
+    (`request_id`), "" where nobody will look for it. With `beside`, the weights are where `review` looks for those of
+    the source: beside it, under its name.
     """
 
     origin: Origin
@@ -35,7 +36,7 @@ class Evidence:
     report: Report
     key: str | None
     names: Names
-    dtype: str | None
+    changed: str
     repo_id: str
     request: str
     beside: bool
@@ -67,9 +68,9 @@ class Evidence:
 
     def check(self, number: int | None, *, proposed: bool) -> str:
         """How to check it, with the one command that does."""
-        if self.dtype:
+        if self.changed:
             return (
-                f"The tensors were cast to {plain(self.dtype)}, so they are not the source's to the bit. "
+                f"The tensors were {plain(self.changed)}, so they are not the source's to the bit. "
                 f"This prints the digest above:\n\n{_fenced(['--digest', f'hf://{self.repo_id}'])}"
             )
         choice = self._choice()

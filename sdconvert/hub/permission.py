@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import ChoiceError, OutputError
 from ..names import Names
 from .client import MAIN, Repository
@@ -63,7 +65,7 @@ def check_deletion(
     owned: frozenset[str],
     *,
     create_pr: bool,
-    dtype: str | None,
+    changed: Sequence[str],
     names: Names,
 ) -> tuple[str, ...]:
     """What ``--delete-original`` removes. ChoiceError when the files are another's, or not all of them was taken."""
@@ -76,7 +78,7 @@ def check_deletion(
     if read.container.startswith("safetensors") or read.container == "sharded+safetensors":
         raise ChoiceError("--delete-original: the source is safetensors already")
     lost = list(read.leaves_out)
-    lost += [f"--dtype {dtype}"] if dtype else []
+    lost += [f"values as they were (they are {', '.join(changed)})"] if changed else []
     lost += ["--include or --exclude"] if names.include or names.exclude else []
     if lost:
         raise ChoiceError(f"--delete-original would lose what is only in the original: {'; '.join(lost[:5])}")

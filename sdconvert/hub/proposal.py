@@ -29,7 +29,7 @@ def description(
     """What is said of the commit: what it adds, from where, and how to check it."""
     names = [one.path for one in evidence.sent if one.path.endswith(".safetensors")]
     what = code(names[0]) if len(names) == 1 else f"{len(names)} safetensors files and their index"
-    bits = "in another dtype" if evidence.dtype else "bit for bit"
+    bits = evidence.changed or "bit for bit"
     removed = f"These files are removed: {', '.join(map(code, deleted))}." if deleted else "No file is removed."
     parts = [
         extra.strip() if extra else "",

@@ -50,6 +50,8 @@ def push(
     key: str | None = None,
     names: Names | None = None,
     dtype: str | None = None,
+    dequantize: bool = False,
+    densify: bool = False,
     metadata: Mapping[str, str] | None = None,
     threads: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -81,9 +83,10 @@ def push(
     check_target(repo_id, there, create_pr=create_pr, private=private, revision=revision, origin=origin)
     check_public(repo_id, there, private=private, force=force_public, origin=origin)
     read = provenance.look_into(origin, key=key, names=names, token=client.token, limits=limits)
+    changed = [f"cast to {dtype}"] * bool(dtype) + ["dequantized"] * dequantize + ["densified"] * densify
     doomed: tuple[str, ...] = ()
     if delete_original:
-        doomed = check_deletion(repo_id, there, origin, read, owned, create_pr=create_pr, dtype=dtype, names=names)
+        doomed = check_deletion(repo_id, there, origin, read, owned, create_pr=create_pr, changed=changed, names=names)
     directory, stem = naming.place_of(origin, read, repo_id, path_in_repo)
     check_new(repo_id, there, directory + stem, create_pr=create_pr, origin=origin)
     title = commit_message or (proposal.TITLE if create_pr else "Add weights as safetensors")
@@ -91,7 +94,7 @@ def push(
         origin,
         key=key,
         names=names,
-        dtype=dtype,
+        changed=changed,
         shards=max_shard_size,
         metadata=dict(metadata or {}),
         place=directory + stem,
@@ -109,6 +112,8 @@ def push(
             key=key,
             names=names,
             dtype=dtype,
+            dequantize=dequantize,
+            densify=densify,
             max_shard_size=max_shard_size,
             metadata=metadata,
             threads=threads,
@@ -128,7 +133,7 @@ def push(
             _renamed(report, origin, directory),
             key,
             names,
-            dtype,
+            ", ".join(changed),
             repo_id,
             request if create_pr else "",
             beside=provenance.is_of(origin, repo_id) and bool(read.entry) and not path_in_repo,

@@ -341,7 +341,7 @@ class TestDeletingTheOriginal:
         ("options", "says"),
         [
             ({"create_pr": True}, "not for pull requests"),
-            ({"dtype": "float16"}, "would lose what is only in the original: --dtype float16"),
+            ({"dtype": "float16"}, "would lose what is only in the original: values as they were"),
             ({"names": sdconvert.Names(exclude=("b.*",))}, "would lose what is only in the original"),
         ],
     )
