@@ -17,7 +17,6 @@ from .source import SliceSource, Source, read
 
 _IN_MEMORY = 4 << 20
 _STEP = 256 << 10
-_PEEK = 512
 
 
 class Scratch:
@@ -112,11 +111,6 @@ class InflatedSource:
             raise UnreadableError(f"{self.name}: byte {offset + len(buffer)} is beyond its {self.nbytes} bytes")
         with self._lock:
             if self._at is None:
-                if offset + len(buffer) <= _PEEK:  # To tell what it is, all of it need not be unpacked.
-                    head = self._head()
-                    if offset + len(buffer) <= len(head):
-                        buffer[:] = head[offset : offset + len(buffer)]
-                        return
                 at = self._scratch.allocate(self.nbytes)
                 count = self._unpack(at, self.nbytes)
                 if count != self.nbytes:
@@ -124,11 +118,14 @@ class InflatedSource:
                 self._at = at
         self._scratch.readinto(self._at + offset, buffer)
 
-    def _head(self) -> bytes:
-        """The first bytes, without those after them, nor a check of anything; empty when the stream is damaged."""
+    def peek(self, count: int) -> bytes:
+        """The first bytes, up to `count`, for telling what it is: nothing is unpacked for good, nor checked.
+
+        Whoever goes on reads them again. Empty when the stream is damaged.
+        """
         try:
             return zlib.decompressobj(self._wbits).decompress(
-                read(self.packed, 0, min(_STEP, self.packed.nbytes)), _PEEK
+                read(self.packed, 0, min(_STEP, self.packed.nbytes)), count
             )
         except zlib.error:
             return b""
@@ -149,6 +146,13 @@ class InflatedSource:
         if self._crc32 is not None and crc != self._crc32:
             raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
         return end - at
+
+
+def head_of(source: Source, count: int) -> bytes:
+    """The first bytes of `source`, up to `count`, to tell what it is: not checked, if they are compressed."""
+    count = min(count, source.nbytes)
+    head = source.peek(count) if isinstance(source, InflatedSource) else b""
+    return head or read(source, 0, count)  # Of a damaged stream, this says what is wrong.
 
 
 def credit(source: Source) -> int:

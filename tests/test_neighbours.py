@@ -62,7 +62,6 @@ PARTS = {
     "Llama": ["consolidated.00.pth", "consolidated.01.pth"],
     "Megatron-LM": ["iter_0000100/mp_rank_00/model_optim_rng.pt", "iter_0000100/mp_rank_01/model_optim_rng.pt"],
     "NeMo": ["tp_rank_00_pp_rank_000/model_weights.ckpt", "tp_rank_01_pp_rank_000/model_weights.ckpt"],
-    "DeepSpeed": ["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"],
     "DeepSeek": ["model0-mp2.safetensors", "model1-mp2.safetensors"],
     "metaseq": ["reshard-model_part-0.pt", "reshard-model_part-1.pt"],
     "fairseq": ["checkpoint_last-shard0.pt", "checkpoint_last-shard1.pt"],
@@ -86,9 +85,7 @@ def test_parts_of_every_tensor_are_refused_for_what_they_are(what: str, tmp_path
 
 
 def test_the_only_part_is_the_whole(tmp_path: Path) -> None:
-    for number, name in enumerate(
-        ["consolidated.00.pth", "mp_rank_00/model_optim_rng.pt", "mp_rank_00_model_states.pt"]
-    ):
+    for number, name in enumerate(["consolidated.00.pth", "mp_rank_00/model_optim_rng.pt"]):
         make(tmp_path / str(number), name)
         report = sdconvert.convert(tmp_path / str(number) / name, tmp_path / f"{number}.safetensors")
         assert (report.tensors, report.warnings) == (1, ())

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError
+from ..inflated import head_of
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Folder, Source
-from ..source import read as read_bytes
 from . import (
     bare_pickle,
     dcp,
@@ -43,7 +43,7 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     """
     if depth > limits.nesting:
         raise UnreadableError(f"it has more than {limits.nesting} containers inside each other. It is hostile")
-    head = read_bytes(source, 0, min(_HEAD, source.nbytes))
+    head = head_of(source, _HEAD)
     container = _container(head, source)
     if container is None:
         raise foreign.named(head, source.nbytes)
@@ -77,4 +77,4 @@ class Inside:
         return read(source, limits=self.limits, depth=self.depth)
 
     def knows(self, source: Source) -> bool:
-        return _container(read_bytes(source, 0, min(_HEAD, source.nbytes)), source) is not None
+        return _container(head_of(source, _HEAD), source) is not None

@@ -182,7 +182,8 @@ CASES: list[Case] = [
     *rejects(
         "container-zip-of",
         {
-            "checkpoint": lambda: Archive([Member("policy.pth", GOOD)]).build(),
+            "checkpoint-cut": lambda: Archive([Member("policy.pth", GOOD[:-9])]).build(),
+            "checkpoint-changed": lambda: Archive([Member("policy.pth", GOOD, central={"crc": 5})]).build(),
             "torchscript-1.0": lambda: Archive([Member("a/model.json", b"{}"), Member("a/tensors/0", b"")]).build(),
             "pt2": lambda: Archive([Member("a/archive_format", b"pt2")]).build(),
             "package": lambda: Archive([Member("a/.data/extern_modules", b"os")]).build(),
@@ -250,6 +251,7 @@ CASES: list[Case] = [
         },
         W,
     ),
+    *converts("container-zip-of", {"one": lambda: Archive([Member("policy.pth", GOOD)]).build()}, W),
     *converts("container-named", {"text": lambda: GOOD}, W, file="model.txt"),
     *converts("container-named", {"safetensors": lambda: GOOD}, W, file="model.safetensors"),
 ]
