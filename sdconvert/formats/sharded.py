@@ -15,6 +15,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, Dict, EncodedTensor, Global, Skipped, TensorRef, Value
 from ..errors import UnreadableError, within
 from ..limits import Limits
+from ..recipes import part_name
 from ..shardnames import ShardName, as_index, as_shard, is_plain
 from ..source import Folder
 from ..source import read as read_bytes
@@ -131,6 +132,7 @@ class _Merged:
     def __init__(self) -> None:
         self.tensors: dict[str, Value] = {}
         self.home: dict[str, str] = {}
+        self.parts: dict[str, str] = {}  # Of encoded tensors, which an index maps part by part: whose each is.
         self.shards: dict[Storage, int] = {}
         self.containers: dict[str, None] = {}
         self.globals: dict[Global, None] = {}
@@ -151,6 +153,8 @@ class _Merged:
                 )
             self.tensors[name] = value
             self.home[name] = file
+            if type(value) is EncodedTensor:
+                self.parts |= {part_name(name, role): name for role in value.parts}
             for storage in _storages(value):
                 self.shards[storage] = number
         self.containers[shard.container] = None
@@ -172,12 +176,13 @@ class _Merged:
 
     def compare(self, weight_map: Mapping[str, str]) -> None:
         """Say where the index and the shards differ. UnreadableError when a tensor of the index is in none of them."""
-        lost = [name for name in weight_map if name not in self.tensors]
+        lost = [name for name in weight_map if name not in self.tensors and name not in self.parts]
         if lost:
             raise UnreadableError(
                 f"the index has tensors that are in none of its shards: {_listed(lost)}. "
                 f"{weight_map[lost[0]]} is not the file that it was made for"
             )
+        weight_map = {name if name in self.tensors else self.parts[name]: file for name, file in weight_map.items()}
         extra = [name for name in self.home if name not in weight_map]
         tied = {id(self.tensors[name]) for name in weight_map}
         extra = [name for name in extra if id(self.tensors[name]) not in tied]
