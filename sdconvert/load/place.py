@@ -17,7 +17,7 @@ import torch
 from .. import dtypes
 from ..dtypes import DType
 from ..errors import ChoiceError
-from ..tensor import TensorRef
+from ..tensor import TensorRef, expect
 from .mapping import Maps
 from .memory import bytes_of
 from .reading import Part, parts_of, read_all
@@ -99,6 +99,8 @@ class Placer:
                     parts += parts_of(tensor, dtype, bytes_of(view))
                 placed[key] = view
         progress(mapped)
+        # What is far is fetched ahead, and only what will be read.
+        expect([*(part.tensor for part in parts), *(load.tensor for loads in sent.values() for load in loads.values())])
         if parts:
             read_all(parts, threads=self._threads, progress=progress)
         for device, loads in sent.items():

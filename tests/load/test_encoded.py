@@ -115,9 +115,7 @@ def test_what_torch_does_not_take_in_place_leaves_the_model_as_it_was(tmp_path: 
     model = Holder(torch.ones(3, 3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     held = dict(model.state_dict(keep_vars=True))
-    with pytest.raises(
-        sdconvert.UnsupportedError, match=r"w does not go into the model, torch says: .*assign=True may"
-    ):
+    with pytest.raises(sdconvert.UnsupportedError, match=r"w does not go into the model, torch says: .*assign=True"):
         sdconvert.load_into(model, tmp_path / "m.pt")
     for name, value in model.state_dict(keep_vars=True).items():
         assert value is held[name]
