@@ -24,7 +24,7 @@ from ..names import Names
 from ..opening import OpenCheckpoint, PathLike
 from ..opening import open as open_checkpoint
 from ..search import walk
-from ..tensor import Shape, TensorRef
+from ..tensor import Shape, Storage, TensorRef
 from .slots import is_plain, shape_of
 
 EXTRA = "_extra_state"
@@ -142,11 +142,17 @@ def _chosen(opened: OpenCheckpoint, key: str | None, names: Names, judge: Callab
 
 
 def _of(opened: OpenCheckpoint, weights: StateDict) -> Source:
-    one: dict[TensorRef, TensorRef] = {}  # Of equal ones, the first; from here on they are told apart by identity.
-    offers = {
-        name: Offer(tensor.shape, tensor.dtype.name, one.setdefault(tensor, tensor), tensor.nbytes)
-        for name, tensor in weights.tensors.items()
-    }
+    # Of equal ones, the first; from here on they are told apart by identity. Equal ones begin in the same storage,
+    # and most storages have one tensor, which then is not compared with any.
+    alone: dict[Storage, TensorRef] = {}
+    sharing: dict[TensorRef, TensorRef] = {}
+    offers = {}
+    for name, tensor in weights.tensors.items():
+        known = alone.setdefault(tensor.pieces[0].storage, tensor)
+        if known is not tensor:
+            sharing.setdefault(known, known)
+            tensor = sharing.setdefault(tensor, tensor)
+        offers[name] = Offer(tensor.shape, tensor.dtype.name, tensor, tensor.nbytes)
     if weights.encoded:
         offers = _put_together(offers, weights)
     extras = {}
