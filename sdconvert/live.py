@@ -15,9 +15,11 @@ import torch
 
 from .checkpoint import Checkpoint, Dict, LostTensor, Value
 from .dtypes import BY_NAME
-from .errors import UnreadableError, UnsupportedError
+from .errors import UnreadableError, UnsupportedError, within
+from .live_encoded import described
 from .load.memory import bytes_of, view_of
-from .tensor import Storage, TensorRef, strided
+from .load.slots import is_plain
+from .tensor import Storage, strided
 
 BOUNCE = 8 << 20  # Bytes of the host buffer for devices.
 _DEPTH = 64  # Dicts in dicts.
@@ -69,28 +71,26 @@ class Live:
     def __init__(self, bounce: Bounce | None = None) -> None:
         self._bounce = bounce or Bounce()
         self._storages: dict[int, tuple[torch.UntypedStorage, Storage]] = {}
+        self._encodings: dict[int, tuple[torch.Tensor, Value]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes of all storages seen."""
         return sum(storage.nbytes for _, storage in self._storages.values())
 
-    def tensor(self, tensor: torch.Tensor, name: str) -> TensorRef | LostTensor:
-        """What a tensor is; `LostTensor` where no plain tensor can say it.
+    def tensor(self, tensor: torch.Tensor, name: str) -> Value:
+        """What a tensor is; `LostTensor` where no plain tensors and no recipe can say it.
 
         UnsupportedError for one without values.
         """
         if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
-            raise UnsupportedError(f"{name} is on the meta device or not initialised: it has no values to save")
-        tensor = tensor.detach()
+            raise _without_values(name)
         dtype = BY_NAME.get(str(tensor.dtype).removeprefix("torch."))
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
-            kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else str(tensor.layout)[6:]
-            return LostTensor(f"a {kind} tensor, which cannot be written from memory yet")
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            return LostTensor(f"a {type(tensor).__name__}, which keeps its values in a way of its own")
         if dtype is None:
             return LostTensor(f"of {tensor.dtype}, which is not known here")
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not is_plain(tensor):
+            return self._encoded(tensor, name)
+        tensor = tensor.detach()
         return strided(
             dtype,
             tuple(tensor.shape),
@@ -101,12 +101,26 @@ class Live:
             tensor.is_neg(),
         )
 
+    def _encoded(self, tensor: torch.Tensor, name: str) -> Value:
+        """The same for the same object, as in a file."""
+        if id(tensor) not in self._encodings:
+            with within(name):
+                found = described(tensor, lambda storage: self._storage(storage, name))
+            if type(found) is LostTensor and found.empty:
+                raise _without_values(name)
+            self._encodings[id(tensor)] = tensor, found
+        return self._encodings[id(tensor)][1]
+
     def _storage(self, storage: torch.UntypedStorage, name: str) -> Storage:
         key = storage._cdata
         if key not in self._storages:
             source = LiveStorage(storage, name, self._bounce)
             self._storages[key] = storage, Storage(source, 0, source.nbytes, name)
         return self._storages[key][1]
+
+
+def _without_values(name: str) -> UnsupportedError:
+    return UnsupportedError(f"{name} is on the meta device or not initialised: it has no values to save")
 
 
 def checkpoint_of(state: Mapping[Any, Any], live: Live, *, is_state_dict: bool) -> Checkpoint:

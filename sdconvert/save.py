@@ -14,10 +14,12 @@ from .atomic import check_target, publish
 from .errors import ChoiceError, UnsupportedError, within
 from .extract import extract
 from .opening import PathLike
-from .output import NewOutput, written
+from .output import written
 from .plan import make_plan
 from .progress import Bar, no_bar
 from .report import Output, Report
+from .sharding import check_mixing, parse_size, shards_of, target_of
+from .sharding import planned as lay_out
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,10 @@ def save(
     `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes
     first; slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
     is taken as a file of the same would be: names are joined with dots, training state is left out, and so is
-    what is not a tensor; the report says so. `metadata` joins the output's header.
+    what is not a tensor; the report says so. Quantized, sparse and nested tensors, and those of subclasses that wrap
+    others, are written as `convert` would of a file that ``torch.save`` made of them. `metadata` joins the output's
+    header. In a directory, the output is ``model`` with the ending of `format`. `max_shard_size`, in bytes or such as
+    ``5GB``, splits it into shards with an index, as for `convert`.
 
     Nothing is copied but what the threads are writing: tensors of a device come through one host buffer of
     8 MiB. The model and the dict are not touched. The tensors must not change meanwhile.
@@ -53,9 +58,7 @@ def save(
     from .live import Live, checkpoint_of
 
     began = time.perf_counter()
-    if max_shard_size is not None:
-        raise UnsupportedError("max_shard_size: this version writes one file")
-    target = Path(path)
+    target = target_of(path, Path("model"), writers.named(format or "safetensors").SUFFIX)
     writer = writers.for_path(target, format)
     if metadata and not writer.HAS_METADATA:
         raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
@@ -65,18 +68,23 @@ def save(
     with within(name):
         checkpoint = checkpoint_of(state, live, is_state_dict=_is_flat(state))
         weights = extract(checkpoint)
-        plan = make_plan(weights)
-        layout = writer.lay_out(plan, metadata or {})
-    planned = [NewOutput(target, layout)]
+        plan = make_plan(weights, shard_bytes=parse_size(max_shard_size))
+        planned = lay_out(target, plan, writer, metadata or {})
+    for new in planned:
+        check_target(new.path, overwrite=overwrite, source=None)
+    check_mixing(target, [new.path for new in planned])
+    shards = shards_of(plan, planned)
     with written(planned, source=name, overwrite=overwrite, verify=verify, threads=threads, progress=progress) as files:
-        publish(files)
         outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
+        publish(files, one=bool(shards))
     return Report.of(
         name,
         live.nbytes,
         checkpoint,
         weights,
         plan,
+        encoded=writer.encoded(plan),
+        shards=shards,
         outputs=outputs,
         verified=verify,
         seconds=time.perf_counter() - began,

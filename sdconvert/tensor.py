@@ -169,6 +169,17 @@ def is_contiguous(shape: Shape, strides: tuple[int, ...]) -> bool:
     return True
 
 
+def filling(dtype: DType, shape: Shape, storage: Storage) -> TensorRef:
+    """A contiguous tensor that is all of `storage`: `strided` for a `shape` of whole numbers of 0 or more.
+
+    UnreadableError when its bytes are not as many, or its dimensions too many.
+    """
+    if len(shape) > MAX_DIMENSIONS or numel(shape) * dtype.itemsize != storage.nbytes:
+        return strided(dtype, shape, storage, 0, contiguous_strides(shape))
+    dense = contiguous_strides(shape)
+    return TensorRef(dtype, shape, (Piece(storage, 0, dense, shape, 0, dense),))
+
+
 def strided(
     dtype: DType,
     shape: Shape,

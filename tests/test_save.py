@@ -130,8 +130,6 @@ def test_a_flat_dict_is_taken_whole_whatever_its_names(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: {"w": torch.empty(2, device="meta")}, "w is on the meta device"),
-    (lambda: {"w": torch.eye(3).to_sparse()}, "sparse"),
-    (lambda: {"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "quantized"),
     (lambda: {}, "no tensors"),
     (lambda: 3, "a int is neither a model nor a dict"),
     (lambda: nn.LazyLinear(3), "not initialised"),

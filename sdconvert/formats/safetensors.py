@@ -17,11 +17,12 @@ from ..limits import Limits
 from ..recipes import KEY, restored
 from ..source import Source
 from ..source import read as read_bytes
-from ..tensor import Storage, TensorRef, contiguous_strides, numel, strided
+from ..tensor import Storage, TensorRef, filling, numel
 from .protocol import Nested
 from .strict_json import parse
 
 NAME = "safetensors"
+_INT = frozenset({int})
 
 
 def sniff(head: bytes, source: Source) -> bool:
@@ -84,7 +85,8 @@ def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int,
     code, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
     if type(code) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
         raise wrong("dtype, shape or data_offsets is missing or of the wrong kind")
-    if any(type(n) is not int or not 0 <= n < 1 << 63 for n in [*shape, *offsets]):
+    numbers = (*shape, *offsets)
+    if not _INT.issuperset(map(type, numbers)) or min(numbers) < 0 or max(numbers) >> 63:
         raise wrong("a size or an offset is not a whole number of 0 or more")
     dtype = BY_CODE.get(code)
     if dtype is None:
@@ -95,7 +97,7 @@ def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int,
         shape = [*shape[:-1], shape[-1] // dtype.packed]
     begin, end = offsets
     size = tuple(shape)
-    if end - begin != numel(size) * dtype.itemsize:
-        raise wrong(f"its {numel(size) * dtype.itemsize} bytes do not fill {begin} to {end}")
-    storage = Storage(source, start + begin, end - begin, name)
-    return begin, end, strided(dtype, size, storage, 0, contiguous_strides(size))
+    nbytes = numel(size) * dtype.itemsize
+    if end - begin != nbytes:
+        raise wrong(f"its {nbytes} bytes do not fill {begin} to {end}")
+    return begin, end, filling(dtype, size, Storage(source, start + begin, end - begin, name))

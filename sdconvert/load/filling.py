@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 
 from ..dtypes import BY_NAME
-from ..errors import UnsupportedError, within
+from ..errors import within
 from ..tensor import TensorRef
+from .decode import decode
 from .offer import Encoded, Offer, Same
 from .place import CPU, NAMES, Placer, Want
 from .targets import Target
@@ -35,7 +34,7 @@ def filled(requests: Iterable[Request], placer: Placer, progress: Callable[[int]
         if type(content) is TensorRef:
             wants.append(_want(content, target, placer))
         elif type(content) is Encoded:
-            wants += [Want(part, part.dtype, CPU) for _, part in content.parts]
+            wants += [Want(part, part.dtype, CPU) for _, part in content.parts if target.device.type != "meta"]
     placed = iter(placer.place(wants, progress))
     made: dict[tuple[int, Target], torch.Tensor] = {}
     tensors = []
@@ -45,6 +44,9 @@ def filled(requests: Iterable[Request], placer: Placer, progress: Callable[[int]
             tensors.append(next(placed))
             continue
         key = (id(content), target)
+        if target.device.type == "meta" and type(content) is Encoded:
+            tensors.append(torch.empty(offer.shape, dtype=target.dtype, device=target.device))
+            continue
         parts = {role: next(placed) for role, _ in content.parts} if type(content) is Encoded else {}
         if key not in made:
             if type(content) is Same:
@@ -52,7 +54,8 @@ def filled(requests: Iterable[Request], placer: Placer, progress: Callable[[int]
             else:
                 assert type(content) is Encoded
                 with within(name):
-                    made[key] = decoded(json.loads(content.recipe), parts).to(target.device)
+                    whole = decode(json.loads(content.recipe), parts)
+                    made[key] = whole if whole.device == target.device else whole.to(target.device)
         tensors.append(made[key])
     return tensors
 
@@ -69,11 +72,3 @@ def _moved(tensor: torch.Tensor, target: Target) -> torch.Tensor:
     if tensor.dtype == target.dtype and tensor.device == target.device:
         return tensor
     return tensor.detach().to(target.device, target.dtype)
-
-
-def decoded(recipe: Mapping[str, object], parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The tensor that `recipe` and its plain `parts` stand for. UnsupportedError where that is not known how."""
-    if find_spec(f"{__package__}.decode") is None:
-        raise UnsupportedError(f"it is stored as {recipe.get('encoding')}, which this version cannot rebuild")
-    whole: torch.Tensor = import_module(".decode", __package__).decode(recipe, parts)
-    return whole

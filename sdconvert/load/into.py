@@ -18,7 +18,7 @@ from .match import AUTO, Fit, fit
 from .offer import EXTRA, Patterns, Rename, Source, offered, renaming
 from .place import NAMES, Placer
 from .result import Cast, LoadResult, Misfit, bar_of
-from .slots import Slot, all_slots, shapes, takes_extra, walk
+from .slots import Slot, all_slots, shape_of, shapes, takes_extra, walk
 from .targets import Targets, assigning
 
 _MISMATCH = ("error", "skip")
@@ -88,7 +88,7 @@ def load_into(
         job.unexpected,
         loaded=[goal.slot.key for goal in job.goals],
         mismatched=[
-            Misfit(slot.key, fitted.offers[name].shape, tuple(slot.tensor.shape)) for slot, name in job.found.misfits
+            Misfit(slot.key, fitted.offers[name].shape, shape_of(slot.tensor)) for slot, name in job.found.misfits
         ],
         uncast=[Cast(slot.key, fitted.offers[name].dtype, NAMES[slot.tensor.dtype]) for slot, name in job.found.uncast],
         cast=job.casts,

@@ -17,7 +17,7 @@ from .offer import Offer, Source
 from .place import CPU, NAMES, TORCH, Placer
 from .result import Cast
 from .settle import Group, move, settle
-from .slots import Slot, shapes
+from .slots import Slot, is_plain, shape_of, shapes
 from .targets import Target, Targets
 from .visit import Assigned, Found, Visit, unexpected
 
@@ -121,7 +121,7 @@ class Job:
         offers = self.source.offers
         lines = [
             f"size mismatch for {slot.key}: copying a param with shape {torch.Size(offers[name].shape)} from "
-            f"checkpoint, the shape in current model is {slot.tensor.shape}."
+            f"checkpoint, the shape in current model is {torch.Size(shape_of(slot.tensor))}."
             for slot, name in self.found.misfits
         ]
         lines += [
@@ -241,7 +241,7 @@ class Job:
             if offer is not None:
                 self._note_cast(slot, offer, target)
                 if retie and shared[id(offer.content)] > 1 and type(slot.tensor) is Parameter:
-                    twin = (id(offer.content), target.dtype, target.device, slot.tensor.shape)
+                    twin = (id(offer.content), target.dtype, target.device, shape_of(slot.tensor))
                     owner = merged.setdefault(twin, group)
                     if owner is not group:
                         owner.merged.append(group)
@@ -300,7 +300,7 @@ def _merge(into: Found, more: Found) -> None:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if shape_of(a) != shape_of(b) or a.dtype != b.dtype or not (is_plain(a) and is_plain(b)):
         return False
     a, b = a.detach().contiguous().reshape(-1), b.detach().contiguous().reshape(-1)
     return a.device == b.device and torch.equal(a.view(torch.uint8), b.view(torch.uint8))

@@ -24,7 +24,8 @@ from ..names import Names
 from ..opening import OpenCheckpoint, PathLike
 from ..opening import open as open_checkpoint
 from ..search import walk
-from ..tensor import Shape, TensorRef
+from ..tensor import Shape, Storage, TensorRef
+from .slots import is_plain, shape_of
 
 EXTRA = "_extra_state"
 Patterns = str | Iterable[str] | None
@@ -53,9 +54,9 @@ class Same:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
-        layout = tensor.layout is torch.strided and not tensor.is_quantized
+        layout = is_plain(tensor)
         place = (tensor.data_ptr(), tensor.stride()) if layout and tensor.numel() else id(tensor)
-        self._key = (place, tuple(tensor.shape), tensor.dtype, tensor.device)
+        self._key = (place, shape_of(tensor), tensor.dtype, tensor.device)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Same and self._key == other._key
@@ -141,14 +142,19 @@ def _chosen(opened: OpenCheckpoint, key: str | None, names: Names, judge: Callab
 
 
 def _of(opened: OpenCheckpoint, weights: StateDict) -> Source:
-    parts = {part for encoding in weights.encoded.values() for part in encoding.parts.values()}
-    one: dict[TensorRef, TensorRef] = {}  # Of equal ones, the first; from here on they are told apart by identity.
-    offers = {
-        name: Offer(tensor.shape, tensor.dtype.name, one.setdefault(tensor, tensor), tensor.nbytes)
-        for name, tensor in weights.tensors.items()
-        if name not in parts
-    }
-    offers |= dict(encoded_offers(weights))
+    # Of equal ones, the first; from here on they are told apart by identity. Equal ones begin in the same storage,
+    # and most storages have one tensor, which then is not compared with any.
+    alone: dict[Storage, TensorRef] = {}
+    sharing: dict[TensorRef, TensorRef] = {}
+    offers = {}
+    for name, tensor in weights.tensors.items():
+        known = alone.setdefault(tensor.pieces[0].storage, tensor)
+        if known is not tensor:
+            sharing.setdefault(known, known)
+            tensor = sharing.setdefault(tensor, tensor)
+        offers[name] = Offer(tensor.shape, tensor.dtype.name, tensor, tensor.nbytes)
+    if weights.encoded:
+        offers = _put_together(offers, weights)
     extras = {}
     if type(weights.leftovers) is Dict:
         extras = {
@@ -157,6 +163,19 @@ def _of(opened: OpenCheckpoint, weights: StateDict) -> Source:
             if str(name).rpartition(".")[2] == EXTRA and _is_plain(value)
         }
     return Source(opened.name, weights.key, offers, extras, versions_of(opened, weights))
+
+
+def _put_together(offers: dict[str, Offer], weights: StateDict) -> dict[str, Offer]:
+    """The offers with each encoded tensor in the place of its parts."""
+    owner = {part: name for name, encoding in weights.encoded.items() for part in encoding.parts.values()}
+    encoded = dict(encoded_offers(weights))
+    whole: dict[str, Offer] = {}
+    for name, offer in offers.items():
+        if name in owner:
+            whole[owner[name]] = encoded[owner[name]]
+        else:
+            whole[name] = offer
+    return whole
 
 
 def encoded_offers(weights: StateDict) -> Iterator[tuple[str, Offer]]:
@@ -232,7 +251,7 @@ def _in_memory(source: Mapping[str, Any], names: Names) -> Source:
 def _offer_of(tensor: torch.Tensor, one: dict[Same, Same]) -> Offer:
     dtype = str(tensor.dtype).removeprefix("torch.")
     content = Same(tensor)
-    return Offer(tuple(tensor.shape), dtype, one.setdefault(content, content), tensor.numel() * tensor.element_size())
+    return Offer(shape_of(tensor), dtype, one.setdefault(content, content), tensor.numel() * tensor.element_size())
 
 
 def renaming(rename: Rename, source: Source) -> dict[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.nn import Module, Parameter
 
-from .slots import Slot
+from ..encodings import COMPRESSED
+from ..errors import UnsupportedError
+from .slots import Slot, is_plain, shape_of
 from .targets import Target
 
 
@@ -27,26 +31,94 @@ class Group:
 
 
 def settle(groups: Iterable[Group], assign: bool | None) -> None:
-    """Give every group its values. A tensor that two groups would share is copied for the second."""
+    """Give every group its values. A tensor that two groups would share is copied for the second.
+
+    What is quantized, sparse, nested or of a subclass comes first, as torch may refuse it, and is put back then:
+    UnsupportedError names it.
+    """
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     used: set[int] = set()
+    plain: list[Group] = []
+    undo: list[Callable[[], object]] = []
     with torch.no_grad():
         for group in groups:
-            old, new = group.tensor, group.new
-            if group.target.in_place:
-                _fill(old, new)
-                final = old
-            else:
-                if id(new) in used:
-                    new = new.clone()
-                used.add(id(new))
-                final = _renewed(old, new, group.target, assign, swaps)
-            for one in (group, *group.merged):
-                for slot in one.slots:
-                    put(slot.module, slot.name, final)
+            if is_plain(group.tensor) and is_plain(group.new):
+                plain.append(group)
+                continue
+            try:
+                undo += _undoing(group)
+                _settle(group, assign, swaps, used)
+            except Exception as error:
+                for step in reversed(undo):
+                    step()
+                what = " ".join(str(error).split())[:300]
+                key = group.slots[0].key
+                raise UnsupportedError(
+                    f"{key} does not go into the model, torch says: {what}. assign=True may"
+                ) from error
+        for group in plain:
+            _settle(group, assign, swaps, used)
+
+
+def _settle(group: Group, assign: bool | None, swaps: bool, used: set[int]) -> None:
+    old, new = group.tensor, group.new
+    if group.target.in_place:
+        _fill(old, new)
+        final = old
+    else:
+        if id(new) in used:
+            new = _copied(new)
+        used.add(id(new))
+        final = _renewed(old, new, group.target, assign, swaps)
+    for one in (group, *group.merged):
+        for slot in one.slots:
+            put(slot.module, slot.name, final)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return deepcopy(tensor) if tensor.is_quantized else tensor.clone()  # Each fails where the other does not.
+
+
+def _undoing(group: Group) -> list[Callable[[], object]]:
+    """What puts back all of a group as it is now."""
+    old, steps = group.tensor, list[Callable[[], object]]()
+    if not old.is_meta:
+        if _is_wrapper(old) or _is_compressed(old):
+            before = old.detach().clone()
+            steps.append(lambda: _fill(old, before))
+        else:
+            data = old.data
+            values = data.clone() if is_plain(data) and group.target.in_place else None
+            steps.append(lambda: _restore(old, data, values))
+    for one in (group, *group.merged):
+        steps += (partial(put, slot.module, slot.name, slot.tensor) for slot in one.slots)
+    return steps
+
+
+def _restore(old: torch.Tensor, data: torch.Tensor, values: torch.Tensor | None) -> None:
+    old.data = data
+    if values is not None:
+        old.copy_(values)
+
+
+def _is_compressed(tensor: torch.Tensor) -> bool:
+    """Whether setting its `data` would do nothing at all."""
+    return str(tensor.layout).removeprefix("torch.") in COMPRESSED
+
+
+def _is_wrapper(tensor: torch.Tensor) -> bool:
+    return not is_plain(tensor) and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
 
 
 def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
+    if _is_compressed(old):
+        old.resize_as_sparse_(new)
+        old.copy_(new)
+        return
+    if not is_plain(old) and not _is_wrapper(old):
+        # Neither the number of elements nor how they are quantized is copied by all of torch's kernels.
+        old.data = _copied(new.detach())
+        return
     new = _shaped(old, new)
     if new.shape == old.shape:
         old.copy_(new)
@@ -58,7 +130,7 @@ def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`new` with the shape that `old` has where that is only another way to write it."""
     if type(old) not in (Parameter, torch.Tensor) and torch.nn.parameter.is_lazy(old):
         old.materialize(new.shape)
-    if new.shape == old.shape:
+    if shape_of(new) == shape_of(old):
         return new
     return new.reshape(old.shape) if new.numel() == old.numel() == 1 else new
 

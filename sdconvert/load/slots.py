@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import Module
 
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
+
 
 class Slot(NamedTuple):
     """A parameter or buffer of a module, called `key` in the state dict. `tensor` is what is there now."""
@@ -71,6 +73,18 @@ def asks(module: Module) -> bool:
     )
 
 
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is its elements in one memory: dense, not quantized, nested or a wrapper around others."""
+    if type(tensor) not in _PLAIN and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return False
+    return tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape; of a nested tensor, which has none that numbers can say, how many it holds."""
+    return (tensor.size(0),) if tensor.is_nested else tuple(tensor.shape)
+
+
 def fits(source: tuple[int, ...], model: tuple[int, ...]) -> bool:
     """torch's rule: one element of torch 0.3, which had no scalars, goes into a scalar."""
     return source == model or (not model and source == (1,))
@@ -79,7 +93,7 @@ def fits(source: tuple[int, ...], model: tuple[int, ...]) -> bool:
 def shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...] | None]:
     """The shapes of what a state dict has of the model, by name; None where any will do."""
     return {
-        slot.key: None if torch.nn.parameter.is_lazy(slot.tensor) else tuple(slot.tensor.shape)
+        slot.key: None if torch.nn.parameter.is_lazy(slot.tensor) else shape_of(slot.tensor)
         for slot in slots
         if not slot.is_hidden
     }

@@ -8,7 +8,7 @@ import torch
 
 from ..dtypes import BY_NAME, DType
 from ..errors import ChoiceError
-from .offer import Offer, Same, dtype_of
+from .offer import Encoded, Offer, Same, dtype_of
 from .place import CPU, NAMES, TORCH, DeviceMap, Devices, castable, dtype_named
 from .slots import Slot
 
@@ -35,7 +35,7 @@ class Targets:
     def __init__(self, dtype: str | torch.dtype | None, device: Devices | None, assign: bool | None) -> None:
         self.devices = DeviceMap(device)
         self.assign = assign
-        self._known: dict[tuple[bool, torch.dtype, torch.device, str], Target] = {}
+        self._known: dict[tuple[bool, torch.dtype, torch.device, str, bool], Target] = {}
         self.rule = dtype if dtype in (None, FILE, MODEL) else None
         self.dtype: DType | None = None if dtype in (None, FILE, MODEL) else dtype_named(dtype)
 
@@ -51,7 +51,7 @@ class Targets:
         old = slot.tensor
         if self.devices or offer is None or (self.assign and type(offer.content) is Same):
             return self._of(slot, offer)
-        alike = (old.is_meta, old.dtype, old.device, offer.dtype)
+        alike = (old.is_meta, old.dtype, old.device, offer.dtype, type(offer.content) is Encoded)
         if alike not in self._known:  # The rules look at nothing else, and models have thousands of these.
             self._known[alike] = self._of(slot, offer)
         return self._known[alike]
@@ -70,7 +70,7 @@ class Targets:
             return old.dtype
         row = dtype_of(offer)
         source = TORCH[offer.dtype]
-        if self.dtype is not None and row is not None and castable(row):
+        if self.dtype is not None and row is not None and castable(row) and type(offer.content) is not Encoded:
             return TORCH[self.dtype.name]
         keeps_source = self.rule == FILE or (self.rule is None and (old.is_meta or bool(self.assign)))
         return source if keeps_source else old.dtype

@@ -12,7 +12,7 @@ from ..names import Names
 from ..opening import PathLike
 from ..progress import Bar
 from .filling import Request, filled
-from .offer import Offer, Patterns, dtype_of, offered
+from .offer import Encoded, Offer, Patterns, dtype_of, offered
 from .place import CPU, TORCH, DeviceMap, Devices, Placer, castable, dtype_named
 from .result import bar_of
 from .targets import Target
@@ -37,7 +37,7 @@ def load(
     wanted = None if dtype is None else dtype_named(dtype)
 
     def target(name: str, offer: Offer) -> Target:
-        row = dtype_of(offer)
+        row = None if type(offer.content) is Encoded else dtype_of(offer)  # As in a conversion, these stay as they are.
         cast = wanted if wanted is not None and row is not None and castable(row) else None
         kind = TORCH[cast.name if cast else offer.dtype]
         return Target(kind, devices.of(name) or CPU, in_place=False)

@@ -21,7 +21,7 @@ import torch
 from torch.nn import Module
 
 from .offer import EXTRA, Offer
-from .slots import Slot, asks, fits, own, takes_extra, walk
+from .slots import Slot, asks, fits, own, shape_of, takes_extra, walk
 from .trial import Trial
 
 _ASSIGN = "assign_to_params_buffers"
@@ -142,8 +142,8 @@ class Visit:
                 continue
             slot = Slot(module, name, key, tensor)
             value = state[key]
-            shape = value.shape
-            if shape != tensor.shape and not fits(shape, tuple(tensor.shape)):
+            shape = value.shape if type(value) is Offer else shape_of(value)
+            if (tensor.is_nested or shape != tensor.shape) and not fits(shape, shape_of(tensor)):
                 found.misfits.append((slot, self._source_name(key, value)))
                 continue
             one = Assigned(slot, key) if type(value) is Offer else self._traced(slot, value)
@@ -198,7 +198,7 @@ class Visit:
             if value is None or _is_lazy(slot.tensor):
                 continue
             origin = self._source_name(slot.key, value)
-            if self._skip and not fits(tuple(value.shape), tuple(slot.tensor.shape)):
+            if self._skip and not fits(shape_of(value), shape_of(slot.tensor)):
                 misfits.append((slot, origin))
             elif is_of_torch and not self._can_take(slot.tensor, self._offers[origin]):
                 uncast.append((slot, origin))

@@ -1,0 +1,77 @@
+"""Loading from the Hub and over http: the weights' bytes are read, and next to nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sdconvert
+from tests.hub_server import HubServer
+
+
+class Tied(nn.Module):
+    """18 MB and more of weights; the head is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(3000, 512)
+        self.layers = nn.ModuleList(nn.Linear(512, 512) for _ in range(12))
+        self.head = nn.Linear(512, 3000, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def training_checkpoint() -> tuple[Tied, bytes]:
+    model = Tied()
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    out = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, out)
+    return model, out.getvalue()
+
+
+def nbytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("copy", ["auto", "read"])
+def test_of_a_training_checkpoint_only_the_weights_are_read(copy: str, here: HubServer) -> None:
+    model, data = training_checkpoint()
+    here.add_repo("me/model", {"checkpoint.pt": data})
+    assert nbytes(model) > 18e6
+    assert len(data) > 2.9 * nbytes(model)
+    with sdconvert.skeleton():
+        again = Tied()
+    sdconvert.load_into(again, "hf://me/model/checkpoint.pt", copy=copy)
+    assert nbytes(model) <= here.log.sent() <= 1.02 * nbytes(model)
+    assert again.head.weight is again.embedding.weight
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    before = here.log.sent()
+    found = sdconvert.load("hf://me/model/checkpoint.pt", include="layers.*")
+    assert found.keys() == {name for name in model.state_dict() if name.startswith("layers.")}
+    wanted = sum(tensor.nbytes for tensor in found.values())
+    assert wanted <= here.log.sent() - before <= 1.05 * wanted
+
+
+def test_a_sharded_repository_with_ties_over_its_shards(here: HubServer, tmp_path: Path) -> None:
+    model = Tied()
+    sdconvert.save(model, tmp_path, max_shard_size="3MB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["head.weight"] == "embedding.weight"
+    here.add_repo("me/model", {path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    with sdconvert.skeleton():
+        again = Tied()
+    result = sdconvert.load_into(again, "hf://me/model")
+    assert dict(result.ties) == {"head.weight": "embedding.weight"}
+    assert again.head.weight is again.embedding.weight
+    assert here.log.sent() <= 1.02 * nbytes(model)
+    found = sdconvert.load("hf://me/model", include="*.weight", exclude="layers.*")
+    assert found["head.weight"] is found["embedding.weight"]
+    assert torch.equal(found["head.weight"], model.head.weight)
