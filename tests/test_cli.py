@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -177,3 +178,44 @@ def test_a_cast_is_torchs(run: Run, tmp_path: Path) -> None:
     from tests.outputs import contents
 
     assert torch.equal(contents(tmp_path / "o.safetensors")["a.weight"], SD["a.weight"].bfloat16())
+
+
+
+def test_inspect_as_a_check_of_what_a_repository_holds(run: Run, tmp_path: Path) -> None:
+    run("to-safetensors", "m.pt")
+    clean = run("inspect", "m.safetensors", "--fail-on-pickle", "--fail-on-unknown", "--fail-on-dangerous", "-q")
+    assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "")
+    pickled = run("inspect", "m.pt", "--fail-on-pickle", "-q")
+    assert (pickled.returncode, pickled.stderr) == (1, "sdconvert: m.pt: is a pickle (torch-zip)\n")
+    assert run("inspect", "m.pt", "--fail-on-unknown", "--fail-on-dangerous", "-q").returncode == 0
+    assert run("inspect", "m.pt", "-q").returncode == 0
+
+
+def test_inspect_names_what_a_check_found(run: Run, tmp_path: Path) -> None:
+    class Hidden:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            import os
+
+            return os.system, ("echo oops",)
+
+    torch.save({**SD, "x": Hidden()}, tmp_path / "bad.pt")
+    torch.save({**SD, "args": argparse.Namespace(lr=1)}, tmp_path / "odd.pt")
+    bad = run("inspect", "bad.pt", "--fail-on-dangerous", "-q")
+    assert (bad.returncode, bad.stderr) == (1, "sdconvert: bad.pt: names posix.system\n")
+    assert run("inspect", "odd.pt", "--fail-on-dangerous", "-q").returncode == 0
+    odd = run("inspect", "odd.pt", "--fail-on-unknown", "-q")
+    assert (odd.returncode, odd.stderr) == (1, "sdconvert: odd.pt: names argparse.Namespace\n")
+
+
+def test_inspect_looks_at_each_of_several_by_itself(run: Run, tmp_path: Path) -> None:
+    run("to-safetensors", "m.pt")
+    (tmp_path / "junk.bin").write_bytes(b"junk")
+    done = run("inspect", "junk.bin", "m.pt", "m.safetensors", "--json", "--fail-on-pickle")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("sdconvert: error: junk.bin: ")
+    assert second == "sdconvert: m.pt: is a pickle (torch-zip)"
+    junk, pickled, clean = json.loads(done.stdout)
+    assert (junk["kind"], pickled["container"], clean["container"]) == ("UnreadableError", "torch-zip", "safetensors")
+    assert run("inspect", "m.pt", "m.safetensors", "-q").returncode == 0
+    assert run("inspect", "m.pt", "m.safetensors", "--html", "p.html").returncode == 1
