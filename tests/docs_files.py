@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import types
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,9 @@ def _ddp(path: Path) -> None:
 
 @_file("int8.pt")
 def _int8(path: Path) -> None:
-    torch.save({"fc.weight": torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 3, torch.qint8)}, path)
+    with warnings.catch_warnings():  # torch says that it will have other quantized tensors one day.
+        warnings.simplefilter("ignore")
+        torch.save({"fc.weight": torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 3, torch.qint8)}, path)
 
 
 @_file("ppo.zip")
@@ -147,7 +150,10 @@ def _sharded(path: Path) -> None:
 def _dcp(path: Path) -> None:
     import torch.distributed.checkpoint as dcp
 
-    dcp.save({"model": {f"layers.{n}.weight": torch.randn(8, 8) for n in range(4)}}, checkpoint_id=path, no_dist=True)
+    with warnings.catch_warnings():  # torch says that this is one process only.
+        warnings.simplefilter("ignore")
+        state = {"model": {f"layers.{n}.weight": torch.randn(8, 8) for n in range(4)}}
+        dcp.save(state, checkpoint_id=path, no_dist=True)
 
 
 @_file("net.pt")
@@ -180,6 +186,13 @@ def _tied(path: Path) -> None:
 def _other(path: Path) -> None:
     state = {name: value.clone() for name, value in Net().state_dict().items()}
     sdconvert.save({**state, "encoder.norm.bias": torch.ones(16)}, path)
+
+
+@_file("last/")
+@_file("out/")
+@_file("big/")
+def _directory(path: Path) -> None:
+    path.mkdir()
 
 
 @_file("runs/")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import commands
 from tests.docs_files import FILES, ROOT, Encoder, Net, named
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -31,7 +32,7 @@ REASONS = {
     "trainer": "it starts a training; tests/plugs runs one with this plug",
 }
 # The pages without a block are few: a page of commands must not lose them by a change of its fences.
-WITHOUT = {"api", "commands", "extraction", "formats", "how", "performance", "remote", "scale", "security"}
+WITHOUT = {"api", "extraction", "formats", "how", "performance", "remote", "scale", "security"}
 _BLOCK = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (test|fails|not run|command): (.*?) -->")
 
@@ -80,6 +81,8 @@ def test_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tools.mkdir()
     (tools / "sdconvert").write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m sdconvert "$@"\n')
     (tools / "sdconvert").chmod(0o755)
+    (tools / "shtab").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m shtab "$@"\n')
+    (tools / "shtab").chmod(0o755)
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     names: dict[str, object] = {"Net": Net, "Encoder": Encoder}
     for block in blocks(page):
@@ -112,6 +115,13 @@ def test_every_page_has_blocks_that_run_or_is_known_to_have_none() -> None:
     assert {name for block in ALL for name in block.files} <= FILES.keys()
     fences = sum(len(re.findall(r"^\s*```(?:bash|python)$", page.read_text(), re.MULTILINE)) for page in PAGES)
     assert fences == len(ALL)
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] not in ((3, 11), (3, 12)), reason="other versions of argparse fill lines otherwise"
+)
+def test_the_page_of_commands_is_what_they_say() -> None:
+    assert commands.PAGE.read_text() == commands.page(), "python -m docs.commands writes it anew"
 
 
 def test_links_lead_somewhere() -> None:

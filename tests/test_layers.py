@@ -50,7 +50,7 @@ ROWS = [
     "load.job load.into load.tensors load",
     "live save",
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
+    "cli cli.completion cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 

@@ -18,6 +18,11 @@ DESCRIPTION = (
     "functions its pickle names. Only headers are read, and nothing in the file is run. "
     "Exit code 0: it was read, whatever was found; 1: it cannot be read, or a --fail-on flag fits."
 )
+EXAMPLES = (
+    ("inspect model.pt", "a summary and the tree of modules"),
+    ("inspect model.pt --html model.html", "a page for a browser"),
+    ("inspect *.pt --fail-on-unknown -q", "exit code 1 if a pickle names anything that weights do not need"),
+)
 
 _CHECKS = {
     "pickle": "is or holds a pickle: anything but safetensors",
