@@ -49,6 +49,7 @@ ROWS = [
     "load.visit load.targets load.filling load.settle",
     "load.job load.into load.tensors load",
     "live save",
+    "plugs plugs.torch_distributed plugs.lightning",  # Each imports the library that it is for.
     "",
     "cli cli.completion cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.batch __main__",
 ]
