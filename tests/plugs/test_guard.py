@@ -87,7 +87,7 @@ def test_a_hook_looks_at_the_files_that_it_is_given(
 
 @pytest.mark.slow
 def test_pre_commit_itself_runs_the_hook(repository: Path, env: dict[str, str]) -> None:
-    """Whole: pre-commit installs the hook's repository into an environment of its own. Needs pre-commit and an index."""
+    """Whole: pre-commit installs this repository into an environment of its own. Needs pre-commit and an index."""
     if "SDCONVERT_TEST_PRE_COMMIT" not in os.environ:
         pytest.skip("set SDCONVERT_TEST_PRE_COMMIT to a pre-commit command; it installs packages")
     tool = os.environ["SDCONVERT_TEST_PRE_COMMIT"]
