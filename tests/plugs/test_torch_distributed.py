@@ -147,7 +147,7 @@ def test_two_ranks_read_half_each(tmp_path: Path) -> None:
             assert torch.equal(torch.tensor(found[n]["local"][name]), expected[n])
     for n in range(2):
         assert torch.equal(torch.tensor(found[n]["local"]["same"]), state["same"])
-        assert found[n]["rows"] < 1_000_000 + 30_000  # Of 2 MB, beside 2 MB of columns and 4 MB of an optimizer.
+        assert found[n]["rows"] < 1_000_000 + 100_000  # Of 2 MB, beside 2 MB of columns and 4 MB of an optimizer.
         assert found[n]["columns"] < 2_000_000  # Runs are read with what lies between them where that is little.
 
 
