@@ -72,6 +72,7 @@ def blocks(page: Path) -> Iterator[Block]:
 ALL = [block for page in PAGES for block in blocks(page)]
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # As it is: one process is enough.
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(not b.reason for b in blocks(page))], ids=lambda page: page.stem
 )
