@@ -120,6 +120,11 @@ class Inspection:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def is_pickle(self) -> bool:
+        """Whether there is a pickle in it, so that others who load it run what it says: all but safetensors."""
+        return not self.container.endswith("safetensors") or bool(self.known_globals or self.unknown_globals)
+
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON-ready data."""
         return {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from sdconvert.cli import command_line
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SD = {"a.weight": torch.randn(3, 4), "b.bias": torch.randn(3)}
@@ -177,3 +182,66 @@ def test_a_cast_is_torchs(run: Run, tmp_path: Path) -> None:
     from tests.outputs import contents
 
     assert torch.equal(contents(tmp_path / "o.safetensors")["a.weight"], SD["a.weight"].bfloat16())
+
+
+def test_inspect_as_a_check_of_what_a_repository_holds(run: Run, tmp_path: Path) -> None:
+    run("to-safetensors", "m.pt")
+    clean = run("inspect", "m.safetensors", "--fail-on-pickle", "--fail-on-unknown", "--fail-on-dangerous", "-q")
+    assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "")
+    pickled = run("inspect", "m.pt", "--fail-on-pickle", "-q")
+    assert (pickled.returncode, pickled.stderr) == (1, "sdconvert: m.pt: is a pickle (torch-zip)\n")
+    assert run("inspect", "m.pt", "--fail-on-unknown", "--fail-on-dangerous", "-q").returncode == 0
+    assert run("inspect", "m.pt", "-q").returncode == 0
+
+
+def test_inspect_names_what_a_check_found(run: Run, tmp_path: Path) -> None:
+    class Hidden:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            import os
+
+            return os.system, ("echo oops",)
+
+    torch.save({**SD, "x": Hidden()}, tmp_path / "bad.pt")
+    torch.save({**SD, "args": argparse.Namespace(lr=1)}, tmp_path / "odd.pt")
+    bad = run("inspect", "bad.pt", "--fail-on-dangerous", "-q")
+    assert (bad.returncode, bad.stderr) == (1, "sdconvert: bad.pt: names posix.system\n")
+    assert run("inspect", "odd.pt", "--fail-on-dangerous", "-q").returncode == 0
+    odd = run("inspect", "odd.pt", "--fail-on-unknown", "-q")
+    assert (odd.returncode, odd.stderr) == (1, "sdconvert: odd.pt: names argparse.Namespace\n")
+
+
+def test_inspect_looks_at_each_of_several_by_itself(run: Run, tmp_path: Path) -> None:
+    run("to-safetensors", "m.pt")
+    (tmp_path / "junk.bin").write_bytes(b"junk")
+    done = run("inspect", "junk.bin", "m.pt", "m.safetensors", "--json", "--fail-on-pickle")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("sdconvert: error: junk.bin: ")
+    assert second == "sdconvert: m.pt: is a pickle (torch-zip)"
+    junk, pickled, clean = json.loads(done.stdout)
+    assert (junk["kind"], pickled["container"], clean["container"]) == ("UnreadableError", "torch-zip", "safetensors")
+    assert run("inspect", "m.pt", "m.safetensors", "-q").returncode == 0
+    assert run("inspect", "m.pt", "m.safetensors", "--html", "p.html").returncode == 1
+
+
+COMMANDS = "to-safetensors to-pt inspect verify push batch".split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_help_are_right_use(command: str) -> None:
+    module = importlib.import_module(f"sdconvert.cli.{command.replace('-', '_')}")
+    for example, _ in module.EXAMPLES:
+        assert command_line().parse_args(shlex.split(example)).command == command
+    assert "exit codes:" in command_line().format_help()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_flags_and_files(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shtab", "--shell", shell, "--prog", "sdconvert", "sdconvert.cli.completion.parser"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(word in done.stdout for word in [*COMMANDS, "max-shard-size", "fail-on-pickle"])
+    assert {"bash": "_shtab_compgen_files", "zsh": "_files"}[shell] in done.stdout

@@ -52,8 +52,9 @@ ROWS = [
     "load.job load.into load.tensors load",
     "live_encoded",
     "live save",
+    "plugs plugs.torch_distributed plugs.lightning",  # Each imports the library that it is for.
     "",
-    "cli cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.push cli.batch __main__",
+    "cli cli.completion cli.conversion cli.to_safetensors cli.to_pt cli.verify cli.inspect cli.push cli.batch __main__",
 ]
 RANK = {name: number for number, row in enumerate(ROWS) for name in (row.split() or [""])}
 

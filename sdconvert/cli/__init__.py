@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    parser = command_line()
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -130,17 +130,65 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Help(argparse.HelpFormatter):
+    """Fills paragraphs as usual, and leaves text of several lines as it was written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+_EPILOG = """\
+SOURCE is a file, a directory, an index of shards, a quoted pattern, one file of an
+archive (zip://NAME::ARCHIVE), hf://OWNER/NAME[@REVISION]/PATH, or a URL. What it is
+is told by its content. An output appears whole under its name, or not at all.
+
+exit codes:
+  0    done
+  1    refused or failed; one line on standard error says what, where, what to do
+  2    wrong usage
+  130  interrupted; nothing was left behind
+
+environment:
+  HF_TOKEN, HF_HOME, HF_ENDPOINT   for the Hub, as for huggingface_hub
+
+examples:
+  sdconvert inspect model.pt           look first: nothing is written, nothing is run
+  sdconvert to-safetensors model.pt    model.safetensors beside it
+  sdconvert COMMAND --help             all that a command takes
+"""
+
+
+def _examples(examples: Sequence[tuple[str, str]]) -> str:
+    """The end of a command's help: what to type, and what it does."""
+    lines = (f"  sdconvert {command}\n      {what}" for command, what in examples)
+    return "\n".join(
+        [
+            *(["examples:", *lines, ""] if examples else []),
+            "exit codes: 0 done, 1 refused or failed, 2 usage, 130 interrupted",
+        ]
+    )
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     from .. import __version__
 
     parser = _Parser(
         prog="sdconvert",
         description="Get the weights out of any PyTorch checkpoint, safely. Nothing in the file is ever run.",
+        epilog=_EPILOG,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"sdconvert {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in _COMMANDS:
-        sub = commands.add_parser(command.NAME, help=command.HELP, description=printable(command.DESCRIPTION))
+        sub = commands.add_parser(
+            command.NAME,
+            help=command.HELP,
+            description=printable(command.DESCRIPTION),
+            epilog=_examples(getattr(command, "EXAMPLES", ())),
+            formatter_class=_Help,
+        )
         sub.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
         sub.add_argument("--json", action="store_true", help="print the report as one JSON document")
         sub.add_argument("--debug", action="store_true", help="show where in the code an error arose")

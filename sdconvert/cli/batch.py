@@ -26,6 +26,15 @@ DESCRIPTION = (
     "What was done goes into a manifest, from which --resume goes on. "
     "Exit code 0: everything is done; 1: something failed."
 )
+EXAMPLES = (
+    ("batch runs/ --output-dir converted", "every checkpoint below runs, by all processors"),
+    ("batch runs/ --output-dir converted --resume", "go on where it was ended"),
+    (
+        "batch s3://bucket/runs/ --output-dir s3://bucket/out --manifest m.jsonl --executor ray:auto",
+        "on a Ray cluster, from store to store",
+    ),
+    ("batch runs/ --output-dir converted --shard 3/16", "the fourth of 16 shares, for arrays of jobs"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

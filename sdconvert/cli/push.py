@@ -17,6 +17,11 @@ DESCRIPTION = (
     "with the proof of what they are: where they are from, digests, and the command that checks them. "
     "SOURCE may be on the Hub itself (hf://owner/name[@revision][/path])."
 )
+EXAMPLES = (
+    ("push model.pt me/model", "a new repository, or a commit to it"),
+    ("push model.pt me/model --dry-run", "what would be sent, with sizes and digests"),
+    ("push hf://org/name org/name --create-pr", "safetensors beside somebody's pickle, as a pull request"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

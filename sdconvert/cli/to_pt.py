@@ -12,6 +12,10 @@ DESCRIPTION = (
     "Write the weights of any source that to-safetensors takes as a state dict that "
     "torch.load(weights_only=True, mmap=True) opens: tied tensors stay tied, nothing but weights is in it."
 )
+EXAMPLES = (
+    ("to-pt model.ckpt weights.pt", "a file that torch.load(weights_only=True, mmap=True) opens"),
+    ("to-pt model.safetensors", "model.pt beside it, with every name of a tie"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

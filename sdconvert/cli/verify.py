@@ -19,6 +19,11 @@ DESCRIPTION = (
     "Exit code 0: equal; 1: different, or not to be read. "
     "With --digest, print a line for each file that depends on nothing but its weights."
 )
+EXAMPLES = (
+    ("verify model.pt model.safetensors", "are these the same weights, to the bit?"),
+    ("verify --digest model.pt", "one line that depends on nothing but the weights"),
+    ("verify ddp.pt model.safetensors --strip-prefix auto", "names of the first without what wrappers put there"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

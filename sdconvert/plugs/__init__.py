@@ -1,0 +1,1 @@
+"""For other libraries: each file plugs into one, which it imports, so nothing else imports these."""
