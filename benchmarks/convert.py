@@ -133,18 +133,16 @@ def comparisons(label: str, source: Path, count: int) -> None:
     for name, mmap in (("torch", False), ("torch with mmap", True)):
         runs[name] = [sys.executable, "-c", _TORCH.format(mmap=mmap), str(source), str(copy)]
     contest(label, [source, copy], runs, count)
-    at = random.randrange(
-        copy.stat().st_size // 4, copy.stat().st_size // 2
-    )  # In some tensor: they are nearly all of it.
+    # In some tensor: they are nearly all of it.
+    at = random.randrange(copy.stat().st_size // 4, copy.stat().st_size // 2)
     with copy.open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1 << random.randrange(8)]))
     done = subprocess.run([sys.executable, "-m", "sdconvert", "verify", str(source), str(copy)], capture_output=True)
-    print(
-        f"{'':24} one bit flipped at byte {at:,}: exit code {done.returncode}: {done.stdout.decode().splitlines()[-1]}"
-    )
+    said = (done.stdout + done.stderr).decode().splitlines()[-1]
+    print(f"{'':24} one bit flipped at byte {at:,}: exit code {done.returncode}: {said}")
     copy.unlink()
 
 
