@@ -151,7 +151,8 @@ class InflatedSource:
 def head_of(source: Source, count: int) -> bytes:
     """The first bytes of `source`, up to `count`, to tell what it is: not checked, if they are compressed."""
     count = min(count, source.nbytes)
-    head = source.peek(count) if isinstance(source, InflatedSource) else b""
+    stream, start = (source.base, source.offset) if isinstance(source, SliceSource) else (source, 0)
+    head = stream.peek(start + count)[start:] if isinstance(stream, InflatedSource) else b""
     return head or read(source, 0, count)  # Of a damaged stream, this says what is wrong.
 
 
