@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from .dtypes import BY_NAME
@@ -26,7 +27,7 @@ def elements_of(tensor: TensorRef, start: int, count: int) -> torch.Tensor:
     return torch.frombuffer(raw, dtype=getattr(torch, tensor.dtype.name))
 
 
-class Computed:
+class Computed(ABC):
     """A source of elements that `elements` computes."""
 
     def __init__(self, name: str, dtype: str, shape: Shape) -> None:
@@ -45,9 +46,9 @@ class Computed:
             data = self.elements(begin, end).contiguous().view(torch.uint8)
             torch.frombuffer(part, dtype=torch.uint8).copy_(data[skip : skip + len(part)])
 
+    @abstractmethod
     def elements(self, begin: int, end: int) -> torch.Tensor:
-        """The row-major elements from number `begin` to `end`."""
-        raise NotImplementedError
+        """The row-major elements from number `begin` to `end`, as one dimension."""
 
 
 class Dequantized(Computed):

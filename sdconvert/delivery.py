@@ -46,12 +46,12 @@ class Delivery:
                     raise OutputError(f"{self._url_of(file)}: exists already. --overwrite replaces it")
                 self._put(file, target, sent)
                 self._check(file, target, verify)
-        except Exception as error:
+        except BaseException as error:  # An interrupt leaves nothing behind either.
             if not overwrite:
                 for target in sent:
                     with suppress(Exception):
                         self._fs.rm_file(target)
-            if isinstance(error, OutputError):
+            if isinstance(error, OutputError) or not isinstance(error, Exception):
                 raise
             raise OutputError(f"{self.url}: cannot be written: {error or type(error).__name__}") from error
         return [(self._url_of(file), file.stat().st_size) for file in files]

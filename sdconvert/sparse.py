@@ -6,6 +6,7 @@ other order are kept in memory, sorted. Adding up and zeros are torch's: `to_den
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,9 @@ class _Sparse(Computed):
                 result[low - first : low - first + size[0]] += part
         return result.flatten()[begin - first * self.cell : end - first * self.cell]
 
+    @abstractmethod
     def entries(self, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The indices from `first` up to `last` that have values, as row-major numbers, with those values."""
-        raise NotImplementedError
 
     def some(self, start: int, count: int) -> torch.Tensor:
         """The values of `count` entries from number `start` on."""

@@ -115,7 +115,7 @@ class _Driver:
         self.running: dict[Future[Outcome], _Attempt] = {}
         self.later: list[tuple[float, int, _Attempt]] = []  # A heap by time.
         self.suspects: deque[_Attempt] = deque()
-        self.parts: Iterator[_Attempt] = iter(())  # Of the jobs that were divided, in their order.
+        self.parts: deque[_Attempt] = deque()  # Of the jobs that were divided, in their order.
         self.order = itertools.count()
         self.counts: dict[str, int] = {}
         self.nbytes = self.retried = 0
@@ -155,7 +155,8 @@ class _Driver:
     def next(self, jobs: Iterator[Job], done: set[bytes]) -> _Attempt | None:
         if self.later and self.later[0][0] <= time.monotonic():
             return heapq.heappop(self.later)[2]
-        for part in self.parts:
+        while self.parts:
+            part = self.parts.popleft()
             if part.whole is None or not part.whole.over:
                 return part
         for job in jobs:
@@ -218,8 +219,7 @@ class _Driver:
             self.again(attempt, attempt.failed)
         elif outcome.status == DIVIDED:
             whole = _Whole(outcome.parts)
-            shards = (_Attempt(attempt.job, number, whole) for number in range(1, outcome.parts + 1))
-            self.parts = itertools.chain(self.parts, shards)
+            self.parts.extend(_Attempt(attempt.job, number, whole) for number in range(1, outcome.parts + 1))
         elif attempt.whole is None:
             self.count(attempt.job, outcome, attempt)
         else:
@@ -243,7 +243,7 @@ class _Driver:
                 for done in whole.done:
                     discard(done)
         elif whole.left == 0:
-            self.parts = itertools.chain([_Attempt(attempt.job, INDEX, whole)], self.parts)
+            self.parts.appendleft(_Attempt(attempt.job, INDEX, whole))
 
     def lost(self, attempt: _Attempt, error: BaseException) -> None:
         """The engine says that the worker of this job died, or its machine."""
