@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .. import writers
 from ..errors import ChoiceError, OutputError, UnreadableError, printable
-from ..names import Names
 from ..remote import is_url
 from . import conversion
 
@@ -85,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         format=args.format,
         key=args.key,
-        names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
+        names=conversion.names(args),
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         dequantize=args.dequantize,
@@ -111,10 +109,7 @@ def run(args: argparse.Namespace) -> int:
             on_error=args.on_error,
             progress=progress,
         )
-    if args.json:
-        print(json.dumps(summary.to_json()))
-    elif not args.quiet:
-        print(summary)
+    conversion.show(args, summary)
     return 0 if summary.ok else 1
 
 

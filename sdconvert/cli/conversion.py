@@ -1,4 +1,4 @@
-"""What ``to-safetensors`` and ``to-pt`` share: the arguments of a conversion, and the run."""
+"""What the commands share: arguments, what they ask for, and how an outcome is printed; and the run of a conversion."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 from ..convert import convert
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
-from ..progress import no_bar, terminal_bar
+from ..progress import Bar, no_bar, terminal_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
@@ -104,6 +105,42 @@ def add_limits(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_metadata(parser: argparse._ActionsContainer) -> None:
+    """Strings for the header of a safetensors file."""
+    parser.add_argument(
+        "--metadata",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=pair,
+        help="add to the header (repeatable)",
+    )
+
+
+def names(args: argparse.Namespace) -> Names:
+    """Which tensors `args` ask for, and under which names."""
+    return Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude))
+
+
+def bar(args: argparse.Namespace) -> Bar:
+    """Progress on a terminal, unless `args` want silence or a document."""
+    return no_bar if args.quiet or args.json else terminal_bar
+
+
+class Outcome(Protocol):
+    """What a command has to say: `str` for a person, `to_json` for a machine."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def show(args: argparse.Namespace, outcome: Outcome) -> None:
+    """Print an outcome as `args` ask for it."""
+    if args.json:
+        print(json.dumps(outcome.to_json()))
+    elif not args.quiet:
+        print(outcome)
+
+
 def limits(args: argparse.Namespace) -> Limits:
     """The limits that `args` ask for."""
     return replace(DEFAULT_LIMITS, expansion=args.max_expansion)
@@ -116,7 +153,7 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         args.output,
         format=writer,
         key=args.key,
-        names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
+        names=names(args),
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         dequantize=args.dequantize,
@@ -130,12 +167,9 @@ def run(args: argparse.Namespace, writer: str, metadata: Sequence[tuple[str, str
         revision=args.revision,
         token=args.token,
         limits=limits(args),
-        progress=no_bar if args.quiet or args.json else terminal_bar,
+        progress=bar(args),
     )
-    if args.json:
-        print(json.dumps(report.to_json()))
-    elif not args.quiet:
-        print(report)
+    show(args, report)
     return 0
 
 

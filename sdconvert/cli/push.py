@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from ..hub import push
-from ..names import Names
-from ..progress import no_bar, terminal_bar
 from . import conversion
 
 NAME = "push"
@@ -52,14 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     conversion.add_selection(parser)
     output = parser.add_argument_group("what is written")
     conversion.add_output(output)
-    output.add_argument(
-        "--metadata",
-        metavar="K=V",
-        action="append",
-        default=[],
-        type=conversion.pair,
-        help="add to the header (repeatable)",
-    )
+    conversion.add_metadata(output)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,17 +71,14 @@ def run(args: argparse.Namespace) -> int:
         base_model=args.base_model,
         force_public=args.force_public,
         key=args.key,
-        names=Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude)),
+        names=conversion.names(args),
         dtype=args.dtype,
         dequantize=args.dequantize,
         densify=args.densify,
         metadata=dict(args.metadata),
         threads=args.threads,
         limits=conversion.limits(args),
-        progress=no_bar if args.quiet or args.json else terminal_bar,
+        progress=conversion.bar(args),
     )
-    if args.json:
-        print(json.dumps(done.to_json()))
-    elif not args.quiet:
-        print(done)
+    conversion.show(args, done)
     return 0

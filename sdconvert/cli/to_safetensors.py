@@ -29,14 +29,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A conversion's, and what goes into the header."""
     conversion.add_arguments(parser, ".safetensors")
-    parser.add_argument(
-        "--metadata",
-        metavar="K=V",
-        action="append",
-        default=[],
-        type=conversion.pair,
-        help="add to the header (repeatable)",
-    )
+    conversion.add_metadata(parser)
 
 
 def run(args: argparse.Namespace) -> int:

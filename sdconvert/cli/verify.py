@@ -8,7 +8,7 @@ import json
 from ..errors import printable
 from ..hub import review
 from ..names import Names
-from ..progress import Bar, no_bar, terminal_bar
+from ..progress import Bar
 from ..verify import digest, verify
 from . import conversion
 
@@ -56,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare or digest, and print the outcome."""
-    names = Names(args.strip_prefix, tuple(args.rename), tuple(args.include), tuple(args.exclude))
-    bar = no_bar if args.quiet or args.json else terminal_bar
+    names, bar = conversion.names(args), conversion.bar(args)
     if args.pr is not None:
         return _review(args, names, bar)
     if args.first is None:
@@ -96,10 +95,7 @@ def run(args: argparse.Namespace) -> int:
         limits=conversion.limits(args),
         progress=bar,
     )
-    if args.json:
-        print(json.dumps(outcome.to_json()))
-    elif not args.quiet:
-        print(outcome)
+    conversion.show(args, outcome)
     return 0 if outcome.equal else 1
 
 
@@ -116,8 +112,5 @@ def _review(args: argparse.Namespace, names: Names, bar: Bar) -> int:
         limits=conversion.limits(args),
         progress=bar,
     )
-    if args.json:
-        print(json.dumps(outcome.to_json()))
-    elif not args.quiet:
-        print(outcome)
+    conversion.show(args, outcome)
     return 0 if outcome.equal else 1
