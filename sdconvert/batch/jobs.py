@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import UnreadableError
 from ..folder import LocalFolder
+from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..remote import is_url
 
@@ -35,6 +36,7 @@ class Options:
     overwrite: bool = False
     threads: int | None = 1
     digest: bool = True
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ def _convert(job: Job, part: int) -> tuple[str, Report]:
         "metadata": dict(options.metadata),
         "verify": options.verify,
         "threads": options.threads,
+        "limits": options.limits,
     }
     try:
         return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)
@@ -159,9 +160,16 @@ def _convert(job: Job, part: int) -> tuple[str, Report]:
             return _same_shard(job, part, given)
         if part == INDEX or options.dtype is not None or not _is_there(job.output):
             raise
-        if not verify(job.source, job.output, key=options.key, names=options.names, threads=options.threads).equal:
+        if not _holds_the_same(job):
             raise
     return THERE, convert(job.source, job.output, overwrite=True, dry_run=True, **given)
+
+
+def _holds_the_same(job: Job) -> bool:
+    options = job.options
+    return verify(
+        job.source, job.output, key=options.key, names=options.names, threads=options.threads, limits=options.limits
+    ).equal
 
 
 def _same_shard(job: Job, part: int, given: dict[str, Any]) -> tuple[str, Report]:

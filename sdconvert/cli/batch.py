@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--densify", action="store_true", help="sparse tensors with all their zeros; needs torch")
     how.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     how.add_argument("--no-verify", action="store_true", help="do not read outputs back")
+    conversion.add_limits(how)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         verify=not args.no_verify,
         overwrite=args.overwrite,
         digest=not args.no_digest,
+        limits=conversion.limits(args),
     )
     suffix = writers.named(args.format).SUFFIX
     below = args.relative_to or common_directory(args.sources if args.list is None else [])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sdconvert import ChoiceError, OutputError, SdconvertError
-from sdconvert.batch import Job, Manifest, Outcome, convert_many, read
+from sdconvert import ChoiceError, Limits, OutputError, SdconvertError
+from sdconvert.batch import Job, Manifest, Options, Outcome, convert_many, read
 from tests.batch.conftest import Checkpoints, one_at_a_time, outputs
 
 
@@ -202,3 +203,14 @@ def test_the_driver_does_not_grow_with_the_number_of_jobs(tmp_path: Path) -> Non
     count, grown = map(int, done.stdout.split())
     assert count == 100_000
     assert grown < 4 << 10  # kiB
+
+
+def test_the_limits_of_a_job_go_with_it(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1).expand(50)}, tmp_path / "model.pt")
+    strict = Options(limits=Limits(expansion=16, expansion_slack=0))
+    source = str(tmp_path / "model.pt")
+    jobs = [Job(source, str(tmp_path / "a.safetensors"), strict), Job(source, str(tmp_path / "b.safetensors"))]
+    with ThreadPoolExecutor(1) as executor:
+        summary = convert_many(jobs, executor=executor)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "--max-expansion" in summary.failures[0].error

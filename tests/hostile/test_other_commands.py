@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from .running import Outcome, Server, crimes
 PT = "out.pt"
 NO_HARM_IN_A_PT = frozenset({"name-bad-metadata"})
 """What only the safetensors format cannot hold, and torch can: these are written, and torch opens them."""
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
