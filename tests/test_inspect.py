@@ -119,11 +119,17 @@ def test_ten_gigabytes_are_looked_at_by_their_headers(
         readinto(self, offset, buffer)
 
     monkeypatch.setattr(FileSource, "readinto", counting)
-    began = time.process_time()  # As others use the machine; nothing here waits for a disk.
     found = sdconvert.inspect(source)
-    assert time.process_time() - began < 0.5  # It is 0.06 s, by the clock too where nothing else runs.
     assert (len(found.tensors), found.elements, found.nbytes) == (1000, 2_500_000_000, 10_000_000_000)
     assert 0 < sum(read) < 1_000_000
+    # It is 0.06 s. The processor's time, and the best of five, as others use the machine; nothing here waits for a disk.
+    assert min(seconds_of(lambda: sdconvert.inspect(source)) for _ in range(5)) < 0.5
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def test_what_looks_dangerous_is_named_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
