@@ -122,7 +122,7 @@ def test_ten_gigabytes_are_looked_at_by_their_headers(
     found = sdconvert.inspect(source)
     assert (len(found.tensors), found.elements, found.nbytes) == (1000, 2_500_000_000, 10_000_000_000)
     assert 0 < sum(read) < 1_000_000
-    # It is 0.06 s. The processor's time, and the best of five, as others use the machine; nothing here waits for a disk.
+    # It is 0.06 s. The processor's time and the best of five, as others use the machine; nothing here waits for a disk.
     assert min(seconds_of(lambda: sdconvert.inspect(source)) for _ in range(5)) < 0.5
 
 
