@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from . import stream
 from .atomic import NewFile, new_file, syncing
+from .crc32 import crc32
 from .errors import OutputError, within
 from .progress import Bar
 from .stream import Placed
@@ -120,5 +120,5 @@ def _write(file: NewFile, parts: Iterable[tuple[int, bytes]]) -> list[stream.Chu
     chunks = []
     for at, data in parts:
         stream.write(file.fd, data, at)
-        chunks.append(stream.Chunk(at, len(data), zlib.crc32(data)))
+        chunks.append(stream.Chunk(at, len(data), crc32(data)))
     return chunks
