@@ -173,13 +173,18 @@ class _Driver:
 
     def submit(self, attempt: _Attempt) -> None:
         try:
-            future = self.executor.submit(run, attempt.job, attempt.part)
+            future = self.executor.submit(run, self.with_threads(attempt.job), attempt.part)
         except BrokenExecutor:
             self.suspects.append(attempt)
             if not self.running:
                 self.restart()
             return
         self.running[future] = attempt
+
+    def with_threads(self, job: Job) -> Job:
+        if job.options.threads is not None:
+            return job
+        return replace(job, options=replace(job.options, threads=self.engine.threads))
 
     def take_in(self) -> None:
         """Wait for something to end, and deal with all that did."""

@@ -16,12 +16,18 @@ from ..names import Names
 from ..remote import is_url
 
 
+# Options that say how an output is made rather than what is in it: a run that is resumed may change them.
+_HOW = frozenset({"overwrite", "threads", "digest", "limits", "token"})
+
+
 @dataclass(frozen=True)
 class Options:
     """How to convert, as for `sdconvert.convert`; the same for all jobs of a batch, or not.
 
-    `threads` copy inside one job: one, because the jobs of a batch keep the processors busy themselves.
-    With `digest`, the SHA-256 of every output goes into the outcome, which reads the output once more.
+    `threads` copy inside one job; with None, each worker's share of the processors of this machine, and one on a
+    cluster: enough jobs keep the processors busy themselves.
+    With `digest`, the SHA-256 of every output goes into the outcome, which reads the output once more. `token` is
+    for sources on the Hub; it goes to the workers, and into no text.
     """
 
     format: str | None = None
@@ -34,9 +40,10 @@ class Options:
     densify: bool = False
     verify: bool = True
     overwrite: bool = False
-    threads: int | None = 1
+    threads: int | None = None
     digest: bool = True
     limits: Limits = DEFAULT_LIMITS
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,12 @@ class Job:
     options: Options = field(default_factory=Options)
 
     def fingerprint(self, state: str) -> str:
-        """32 hexadecimal digits that change when anything that decides the output does.
+        """32 hexadecimal digits that change when anything that decides the output does, or whether it is verified.
 
         `state` is what `state_of` says of the source.
         """
-        facts = [self.source, self.output, asdict(self.options), state]
+        deciding = {name: value for name, value in asdict(self.options).items() if name not in _HOW}
+        facts = [self.source, self.output, deciding, state]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

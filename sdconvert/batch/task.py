@@ -150,6 +150,7 @@ def _convert(job: Job, part: int) -> tuple[str, Report]:
         "verify": options.verify,
         "threads": options.threads,
         "limits": options.limits,
+        "token": options.token,
     }
     try:
         return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)

@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executor", metavar="E", default="processes", help="processes (default), ray[:ADDRESS] or dask:ADDRESS"
     )
     run.add_argument("--workers", metavar="N", type=conversion.positive, help="jobs at a time (default: processors)")
+    run.add_argument(
+        "--threads", metavar="N", type=conversion.positive, help="of each job (default: processors by workers)"
+    )
     run.add_argument("--shard", metavar="I/N", type=_share, help="only share I of N, from 0 on: for arrays of jobs")
     run.add_argument("--manifest", metavar="FILE", help="default: sdconvert-manifest.jsonl in the output directory")
     run.add_argument("--resume", action="store_true", help="skip what the manifest knows as done and is unchanged")
@@ -69,9 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--max-shard-size", metavar="SIZE", help="split outputs into shards of at most SIZE, such as 5GB")
     how.add_argument("--dequantize", action="store_true", help="quantized tensors as float32; needs torch")
     how.add_argument("--densify", action="store_true", help="sparse tensors with all their zeros; needs torch")
+    conversion.add_metadata(how)
     how.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     how.add_argument("--no-verify", action="store_true", help="do not read outputs back")
     conversion.add_limits(how)
+    conversion.add_token(parser.add_argument_group("sources on the Hub (hf://owner/name)"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,13 +91,16 @@ def run(args: argparse.Namespace) -> int:
         key=args.key,
         names=conversion.names(args),
         dtype=args.dtype,
+        metadata=tuple(args.metadata),
         max_shard_size=args.max_shard_size,
         dequantize=args.dequantize,
         densify=args.densify,
         verify=not args.no_verify,
         overwrite=args.overwrite,
+        threads=args.threads,
         digest=not args.no_digest,
         limits=conversion.limits(args),
+        token=args.token,
     )
     suffix = writers.named(args.format).SUFFIX
     below = args.relative_to or common_directory(args.sources if args.list is None else [])
