@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import dtypes, writers
+from . import chain, dtypes, writers
 from .atomic import check_target, publish
-from .delivery import delivery
+from .delivery import Delivery, delivery
 from .dense import made_dense
 from .errors import ChoiceError, UnsupportedError, within
 from .extras import to_json
@@ -70,35 +71,64 @@ def convert(
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
     """
-    if output is not None and is_url(os.fspath(output)):
-        with delivery(os.fspath(output), overwrite=overwrite) as away:
-            report = convert(
-                source,
-                away.local,
-                format=format,
-                key=key,
-                names=names,
-                dtype=dtype,
-                max_shard_size=max_shard_size,
-                dequantize=dequantize,
-                densify=densify,
-                metadata=metadata,
-                extras=extras,
-                verify=verify,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                threads=threads,
-                part=part,
-                revision=revision,
-                token=token,
-                limits=limits,
-                progress=progress,
-            )
-            made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
-            # A shard may be there from a try whose outcome was lost; who writes the index has seen that none was.
-            sent = away.send(made, overwrite=overwrite or bool(part and part > 0), verify=verify)
-            rest = tuple(one for one in report.outputs if Path(one.path) not in made)
-            return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
+    write = partial(
+        _convert,
+        source,
+        format=format,
+        key=key,
+        names=names,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        dequantize=dequantize,
+        densify=densify,
+        metadata=metadata,
+        extras=extras,
+        verify=verify,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        threads=threads,
+        part=part,
+        revision=revision,
+        token=token,
+        limits=limits,
+        progress=progress,
+    )
+    if output is None or not is_url(os.fspath(output)):
+        return write(output, away=None)
+    with delivery(os.fspath(output), overwrite=overwrite) as away:
+        report = write(away.local, away=away)
+        made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
+        # A shard may be there from a try whose outcome was lost; who writes the index has seen that none was.
+        sent = away.send(made, overwrite=overwrite or bool(part and part > 0), verify=verify)
+        rest = tuple(one for one in report.outputs if Path(one.path) not in made)
+        return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
+
+
+def _convert(
+    source: PathLike,
+    output: PathLike | None,
+    *,
+    away: Delivery | None,
+    format: str | None,  # noqa: A002
+    key: str | None,
+    names: Names | None,
+    dtype: str | None,
+    max_shard_size: int | str | None,
+    dequantize: bool,
+    densify: bool,
+    metadata: Mapping[str, str] | None,
+    extras: PathLike | None,
+    verify: bool,
+    overwrite: bool,
+    dry_run: bool,
+    threads: int | None,
+    part: int | None,
+    revision: str | None,
+    token: str | None,
+    limits: Limits,
+    progress: Bar,
+) -> Report:
+    """`convert` to a path. What is made there goes `away` afterwards, so it is looked at what is there already."""
     began = time.perf_counter()
     with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
         suffix = writers.named(format or "safetensors").SUFFIX
@@ -114,7 +144,10 @@ def convert(
             weights, computed_from = made_dense(weights, dequantize=dequantize, densify=densify, limits=limits)
             plan = make_plan(weights, dtype=target_dtype, shard_bytes=parse_size(max_shard_size), limits=limits)
             planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
-        check_mixing(target, [new.path for new in planned])
+        check_mixing(target, [new.path for new in planned], away)
+        if away is not None:
+            _, archive = chain.parse(os.fspath(source)) or ([], os.fspath(source))
+            away.check_source([new.path.name for new in planned], archive, opened.origin)
         shards = shards_of(plan, planned)
         if shards and part is not None:
             planned = planned[part : part + 1] if part != DIVIDE else []

@@ -15,7 +15,6 @@ from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..remote import is_url
 
-
 # Options that say how an output is made rather than what is in it: a run that is resumed may change them.
 _HOW = frozenset({"overwrite", "threads", "digest", "limits", "token"})
 
