@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from . import chain, dtypes, writers
-from .atomic import check_target, publish
+from .atomic import NewFile, check_target, publish
 from .delivery import Delivery, delivery
 from .dense import made_dense
 from .errors import ChoiceError, UnsupportedError, within
@@ -28,6 +30,8 @@ from .report import Output, Report
 from .sharding import DIVIDE, INDEX, check_mixing, parse_size, shards_of, target_of
 from .sharding import planned as lay_out
 from .stream import check_storages
+
+_STEP = 1 << 20  # Bytes that are compared at once.
 
 
 def convert(
@@ -98,10 +102,47 @@ def convert(
     with delivery(os.fspath(output), overwrite=overwrite) as away:
         report = write(away.local, away=away)
         made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
-        # A shard may be there from a try whose outcome was lost; who writes the index has seen that none was.
-        sent = away.send(made, overwrite=overwrite or bool(part and part > 0), verify=verify)
+        sent = away.send(made, overwrite=overwrite, verify=verify)
         rest = tuple(one for one in report.outputs if Path(one.path) not in made)
-        return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
+        shards = tuple(replace(shard, path=away.url_of(Path(shard.path).name)) for shard in report.shards)
+        return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest), shards=shards)
+
+
+def is_there(source: PathLike, output: str, **how: Any) -> bool:
+    """Whether `output` is already what `convert` would make of `source`, to the byte, with its arguments in `how`.
+
+    Everything is done but the last step, so it costs as much, and leaves nothing. Errors are those of `convert`.
+    """
+    same = True
+
+    def compare(files: list[NewFile], one: bool) -> None:
+        nonlocal same
+        same = all(_is_copied(file, away) for file in files)
+
+    with ExitStack() as stack:
+        away = stack.enter_context(delivery(output, overwrite=True)) if is_url(output) else None
+        default = {"extras": None, "revision": None, "dry_run": False, "progress": no_bar}
+        fixed = {"overwrite": True, "verify": False, "away": away, "settle": compare}
+        _convert(source, away.local if away else output, **{**default, **how, **fixed})
+    return same
+
+
+def _is_copied(file: NewFile, away: Delivery | None) -> bool:
+    """Whether what has the file's name, here or `away`, is what is in it."""
+    try:
+        with away.open(file.path.name) if away else open(file.path, "rb", buffering=0) as there:
+            at = 0
+            while data := there.read(_STEP):
+                if os.pread(file.fd, len(data), at) != data:
+                    return False
+                at += len(data)
+    except FileNotFoundError:
+        return False
+    return at == os.fstat(file.fd).st_size
+
+
+def _publish(files: list[NewFile], one: bool) -> None:
+    publish(files, one=one)  # Last: whatever fails before has left nothing.
 
 
 def _convert(
@@ -109,6 +150,7 @@ def _convert(
     output: PathLike | None,
     *,
     away: Delivery | None,
+    settle: Callable[[list[NewFile], bool], None] = _publish,
     format: str | None,  # noqa: A002
     key: str | None,
     names: Names | None,
@@ -128,7 +170,10 @@ def _convert(
     limits: Limits,
     progress: Bar,
 ) -> Report:
-    """`convert` to a path. What is made there goes `away` afterwards, so it is looked at what is there already."""
+    """`convert` to a path. What is made there goes `away` afterwards, so it is looked at what is there already.
+
+    `settle` says what becomes of the files when they are complete; those that it does not publish are gone.
+    """
     began = time.perf_counter()
     with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
         suffix = writers.named(format or "safetensors").SUFFIX
@@ -181,7 +226,7 @@ def _convert(
             with within(opened.name):
                 check_storages({}, computed_from, threads=threads)
             report = finish(opened.check_unchanged())
-            publish(files, one=bool(shards))  # Last: whatever fails before has left nothing.
+            settle(files, bool(shards))
             return report
 
 

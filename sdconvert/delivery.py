@@ -55,6 +55,11 @@ class Delivery:
         inside = [str(path).rstrip("/").removeprefix(directory).removeprefix("/") for path in found]
         return [name for name in inside if "/" not in name]
 
+    def open(self, name: str) -> Any:
+        """The file called `name` beside the output, as it is there now, to be read. FileNotFoundError if it is not."""
+        self._fs.invalidate_cache()
+        return self._fs.open(posixpath.join(posixpath.dirname(self._path), name), "rb", block_size=_STEP)
+
     def check_source(self, names: Iterable[str], source: str, origin: Origin) -> None:
         """OutputError if a file that is to be called one of `names` is the source: `origin`, which `source` names."""
         its_path = self._path_on_store(source)

@@ -45,7 +45,7 @@ ROWS = [
     "inspect",
     "hub.publication hub.client hub.provenance hub.permission hub.naming hub.evidence hub.proposal hub.card hub.commit",
     "hub.review hub.publish hub",
-    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.summary batch.driver batch",
+    "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.summary batch.seen batch.driver batch",
     "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode",
     "load.transfer load.place load.offer load.slots load.trial",
     "load.visit load.targets load.filling load.settle",
