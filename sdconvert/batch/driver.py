@@ -180,7 +180,7 @@ class _Driver:
 
     def is_done(self, job: Job, done: set[bytes]) -> bool:
         try:
-            return bytes.fromhex(job.fingerprint(state_of(job.source))) in done
+            return bytes.fromhex(job.fingerprint(state_of(job.source, job.options.token))) in done
         except Exception:  # It will fail where failures are counted.
             return False
 

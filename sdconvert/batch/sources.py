@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from ..errors import ChoiceError, UnreadableError
 from ..remote import is_url
@@ -15,6 +16,7 @@ from .jobs import Job, Options
 # Endings under which checkpoints are found in a directory; a file that is named by itself may end in anything.
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".pickle", ".ptl", ".pt2", ".pth.tar", ".safetensors")
 _INDEX = ".index.json"
+_REPO = 3  # Slashes in the URL of a repository of the Hub.
 # Names that say that the whole directory is one checkpoint.
 _WHOLE = (".metadata", "latest", "zero_to_fp32.py")
 
@@ -34,7 +36,7 @@ def jobs(sources: Iterable[str], output_dir: str, suffix: str, options: Options,
     """
     base = output_dir.rstrip("/")
     for source in sources:
-        for found in _found(source, below):
+        for found in _found(source, below, options.token):
             yield Job(found.source, f"{base}/{found.stem}{suffix}", options)
 
 
@@ -45,9 +47,9 @@ def common_directory(sources: list[str]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
 
 
-def _found(source: str, below: str) -> Iterator[Found]:
+def _found(source: str, below: str, token: str | None) -> Iterator[Found]:
     if is_url(source):
-        yield from _remote(source, below)
+        yield from _remote(source, token)
     elif os.path.isdir(source):
         yield from _in_directory(source, _place(source, below) if below else "")
     elif os.path.lexists(source) or not glob.has_magic(source):
@@ -122,15 +124,21 @@ def _files(names: list[str]) -> Iterator[tuple[str, str]]:
         yield name, stem if stems.count(stem) == 1 else name
 
 
-def _remote(source: str, below: str) -> Iterator[Found]:
+def _remote(source: str, token: str | None) -> Iterator[Found]:
     """The checkpoints that a URL names: one file, a pattern, or all below a prefix that ends with a slash."""
+    whole = source.partition("::")[0]
+    is_web = source.startswith(("http://", "https://"))  # Which cannot be listed, and has question marks of its own.
+    if is_web or not (glob.has_magic(whole) or source.endswith("/")):
+        name = PurePosixPath(unquote(urlsplit(source).path) if is_web else whole).name or "model"
+        # The name of a repository has no ending, but may have a version: hf://owner/model-3.1
+        is_repo = source.startswith("hf://") and source.count("/") == _REPO
+        yield Found(source, name if is_repo else _stem(name))
+        return
     import fsspec
 
-    fs, path = fsspec.core.url_to_fs(source)
+    with_token = {"token": token} if token is not None and source.startswith("hf://") else {}
+    fs, path = fsspec.core.url_to_fs(source, **with_token)
     scheme = source[: source.index("://") + 3]
-    if not glob.has_magic(path) and not source.endswith("/"):
-        yield Found(source, _stem(PurePosixPath(path).name))
-        return
     root = path
     while glob.has_magic(root):
         root = str(PurePosixPath(root).parent)

@@ -79,7 +79,7 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
     began = time.perf_counter()
     state = ""
     try:
-        state = state_of(job.source)
+        state = state_of(job.source, job.options.token)
         status, report = _convert(job, part)
         if part == DIVIDE and report.shards:
             if job.options.overwrite:  # No index may name old shards and new ones.

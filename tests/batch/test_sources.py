@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sdconvert import ChoiceError, UnreadableError
-from sdconvert.batch import Job, Options, common_directory, jobs, sharded
+from sdconvert.batch import Job, Options, common_directory, jobs, sharded, state_of
 
 
 @pytest.fixture
@@ -96,3 +97,43 @@ def test_shares_are_disjoint_complete_and_the_same_everywhere() -> None:
     assert list(sharded(reversed(every), 3, 7)) == shares[3][::-1]
     with pytest.raises(UnreadableError, match="no share 7 of 7"):
         list(sharded(every, 7, 7))
+
+
+def test_what_a_url_becomes() -> None:
+    assert list(
+        places(
+            "hf://owner/model-3.1",
+            "hf://owner/model-3.2@main",
+            "hf://owner/model/deep/x.pt",
+            "https://host/a%20b.pt?signed=1/2.x",
+            "s3://bucket/runs/m.ckpt",
+            "zip://a/b.pt::all.zip",
+        ).values()
+    ) == [
+        "out/model-3.1.safetensors",
+        "out/model-3.2@main.safetensors",
+        "out/x.safetensors",
+        "out/a b.safetensors",
+        "out/m.safetensors",
+        "out/b.safetensors",
+    ]
+
+
+def test_a_source_that_was_replaced_has_another_state(tmp_path: Path) -> None:
+    names = ("model.safetensors.index.json", "model-00001-of-00001.safetensors", "a.pt", "all.zip", "deep/x.bin")
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+        os.utime(path, (1, 1))
+    index, shard, file, archive, inner = paths
+    watched = {str(index): shard, str(file): file, f"zip://x.pt::{archive}": archive, str(inner.parent): inner}
+    pytest.importorskip("fsspec")
+    watched[f"file://{file}"] = file
+    for source, changed in watched.items():
+        before = state_of(source)
+        assert state_of(source) == before
+        os.utime(changed, (2, 2))
+        assert state_of(source) != before
+        os.utime(changed, (1, 1))
+        assert state_of(source) == before
