@@ -139,9 +139,11 @@ class _Driver:
                 if self.book is not None:
                     self.book.sync()
         except BaseException:
-            for future in self.running:
-                future.cancel()
-            self.engine.stop()
+            if self.engine.stop is not None:
+                self.engine.stop()
+            else:
+                for future in self.running:
+                    future.cancel()
             raise
 
     def hand_out(self, jobs: Iterator[Job], done: set[bytes]) -> None:

@@ -30,14 +30,15 @@ GROUP = "sdconvert.executors"
 class Engine:
     """How to start an executor, again if it broke, how many jobs run on it at once, and how many threads each has.
 
-    `stop` ends what is running; without it, that is waited for. `close` comes last.
+    `stop` ends what is running and what waits; without it, what waits is cancelled and what runs is waited for.
+    `close` comes last.
     """
 
     start: Callable[[], Executor]
     workers: int
     threads: int = 1
     restarts: bool = False
-    stop: Callable[[], None] = lambda: None
+    stop: Callable[[], None] | None = None
     close: Callable[[], object] = lambda: None
 
 
@@ -80,6 +81,17 @@ def _need(module: str, extra: str) -> None:
 # This machine
 
 
+class _Worker(SpawnProcess):
+    """A process that a Ctrl-C, which a terminal sends to all, does not reach before `_begin` could say so."""
+
+    def start(self) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # A new process has its parent's.
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _Context(SpawnContext):
     """Processes that are remembered, so that they can be ended. Spawned: a fork would copy our threads' locks."""
 
@@ -87,7 +99,7 @@ class _Context(SpawnContext):
         self.started: list[SpawnProcess] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        process = SpawnProcess(*args, **kwargs)
+        process = _Worker(*args, **kwargs)
         self.started = [one for one in self.started if one.is_alive()] + [process] if self.started else [process]
         return process
 
@@ -100,6 +112,7 @@ def _processes(workers: int) -> Engine:
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
 
     def stop() -> None:
+        # No future is cancelled: a pool that breaks means to tell each, and says so aloud if it cannot.
         for process in context.started:
             if process.is_alive():
                 process.terminate()
@@ -112,6 +125,7 @@ def _begin() -> None:
     """In a new worker: Ctrl-C is the driver's business, a driver that is gone wants no more work, and torch
     is to use one processor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # A job's own threads call torch side by side. Schedulers like to set this to the processors of the whole task.
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = parent_process()

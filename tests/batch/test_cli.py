@@ -135,6 +135,29 @@ def test_a_driver_that_is_stopped_goes_on_where_it_was(number: signal.Signals, t
         assert sdconvert.verify(tmp_path / f"in/{name}.pt", tmp_path / f"out/{name}.safetensors").equal
 
 
+def test_a_ctrl_c_that_reaches_all_processes_says_one_line(tmp_path: Path) -> None:
+    """As a terminal sends it: to the driver, to workers at work and to workers that are only just starting."""
+    big_checkpoints(tmp_path, 24)
+    for ready in ("started", "working"):
+        with subprocess.Popen(
+            command("in", "--output-dir", "out", "--workers", "2", "--overwrite"),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            manifest = tmp_path / "out" / "sdconvert-manifest.jsonl"
+            size = manifest.stat().st_size if manifest.exists() else 0
+            while not manifest.exists() or (ready == "working" and manifest.stat().st_size == size):
+                assert process.poll() is None
+                time.sleep(0.005)
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+        assert (process.returncode, said) == (130, "sdconvert: interrupted; no part of an output was left behind\n")
+        assert all(path.suffix in (".safetensors", ".jsonl") for path in (tmp_path / "out").iterdir())
+
+
 def test_a_full_disk_fails_what_does_not_fit_and_keeps_the_rest(
     tmpfs: Path,  # noqa: F811
     checkpoints: Checkpoints,

@@ -175,7 +175,29 @@ def test_a_manifest_has_one_writer(tmp_path: Path) -> None:
 
 def test_a_manifest_full_of_nonsense_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
-    path.write_bytes(b'\0\0\n[1]\n{"job": 5}\n{"job": "zz", "status": "done", "outputs": []}\n{"status": 1')
+    lines = [
+        b"\0\xff\xfe",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"bytes": ' + b"9" * 5000 + b"}",
+        b'{"job": 5}',
+        b'{"job": "zz", "status": "done", "outputs": []}',
+        b'{"job": "00", "status": ["done"], "outputs": []}',
+        *(
+            b'{"job": "00", "status": "done", "outputs": %s}' % outputs
+            for outputs in (
+                b"null",
+                b'"abc"',
+                b"[5]",
+                b'[{"path": 5, "bytes": "x"}]',
+                b'[{"path": "a\\u0000b", "bytes": 5}]',
+                b'[{"path": "nosuch://x/y", "bytes": 5}]',
+                b'[{"path": "memory://x/y", "bytes": 1e999}]',
+            )
+        ),
+        b'{"status": 1',
+    ]
+    path.write_bytes(b"\n".join(lines))
     book = Manifest(path)
     assert book.done() == set()
     book.add({"job": "00", "status": "done", "outputs": []})
