@@ -92,7 +92,7 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
         outputs = tuple(_written(path, job.options.digest) for path in paths)
         return Outcome(status, state, outputs, tensors, nbytes, time.perf_counter() - began, _about(report))
     except Exception as error:
-        text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {error or type(error).__name__}"
+        text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {_reason(error)}"
         return Outcome(
             FAILED,
             state,
@@ -101,6 +101,11 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
             kind=type(error).__name__,
             transient=is_transient(error),
         )
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
 
 
 def discard(outcome: Outcome) -> None:

@@ -105,7 +105,15 @@ def run(args: argparse.Namespace) -> int:
     suffix = writers.named(args.format).SUFFIX
     below = args.relative_to or common_directory(args.sources if args.list is None else [])
     with ExitStack() as stack:
-        todo = jobs(_sources(args, stack), args.output_dir, suffix, options, below=below)
+        todo = jobs(
+            _sources(args, stack),
+            args.output_dir,
+            suffix,
+            options,
+            below=below,
+            # Of many sources, one that is not there is a failure among others, and no reason to leave the rest.
+            strict=args.list is None and len(args.sources) == 1,
+        )
         if args.shard is not None:
             todo = sharded(todo, *args.shard)
         progress = stack.enter_context(_Bar(args.quiet or args.json))

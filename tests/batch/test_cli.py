@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import sdconvert
 from sdconvert.batch import read
@@ -89,6 +91,44 @@ def test_wrong_use(args: list[str], code: int, word: str, checkpoints: Checkpoin
     assert done.returncode == code
     assert word in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_list_may_hold(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """Odd names, the same twice, two for one output, and what went away since it was listed."""
+    checkpoints(3)
+    odd = ["\u00fc \u65e5.pt", "-dash.pt", "[x].pt", "\x1b[31mred.pt", "per%20cent.pt", "x" * 240 + ".pt"]
+    for name in odd:
+        shutil.copy(tmp_path / "in" / "1.pt", tmp_path / "in" / name)
+    latin = os.fsencode(tmp_path / "in") + b"/caf\xe9.pt"
+    shutil.copy(os.fsencode(tmp_path / "in" / "1.pt"), latin)
+    (tmp_path / "in" / "deep").mkdir()
+    shutil.copy(tmp_path / "in" / "2.pt", tmp_path / "in" / "deep" / "0.pt")
+    names = [*odd, "0.pt", "0.pt", "1.pt", "gone.pt", "[gone].pt", "y" * 252 + ".pt", "*.nothing", "deep/0.pt"]
+    listed = b"".join(b"in/%s\n" % name.encode() for name in names) + latin + b"\n\n"
+    (tmp_path / "list").write_bytes(listed)
+    done = batch("--list", "list", "--output-dir", "out", "--json", "--workers", "1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    summary = json.loads(done.stdout)
+    assert (summary["done"], summary["there"]) == (len(odd) + 3, 1)
+    failed = {failure["source"] for failure in summary["failures"]}
+    assert failed == {f"in/{name}" for name in ("gone.pt", "[gone].pt", "y" * 252 + ".pt", "*.nothing", "deep/0.pt")}
+    assert all("\x1b" not in failure["error"] and "\n" not in failure["error"] for failure in summary["failures"])
+    made = {os.fsencode(path.name) for path in (tmp_path / "out").glob("*.safetensors")}
+    assert {b"caf\xe9.safetensors", "\u00fc \u65e5.safetensors".encode(), b"-dash.safetensors"} < made
+    again = batch("--list", "list", "--output-dir", "out", "--json", "--resume", "--overwrite", cwd=tmp_path)
+    repeated = json.loads(again.stdout)
+    assert (repeated["skipped"], repeated["repeated"], repeated["failed"], repeated["done"]) == (len(odd) + 3, 1, 5, 0)
+
+
+def test_what_each_conversion_can_be_told(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints(1)
+    options = ["--metadata", "from=here", "--threads", "3", "--exclude", "b", "--token", "hf_secretsecret"]
+    done = batch("in", "--output-dir", "out", "--dtype", "float16", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with safe_open(tmp_path / "out" / "0.safetensors", "pt") as file:
+        assert file.metadata()["from"] == "here"
+        assert (list(file.keys()), file.get_tensor("w").dtype) == (["w"], torch.float16)
+    assert "secret" not in (tmp_path / "out" / "sdconvert-manifest.jsonl").read_text()
 
 
 def big_checkpoints(tmp_path: Path, count: int) -> None:

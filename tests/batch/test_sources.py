@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,44 @@ def test_a_source_that_was_replaced_has_another_state(tmp_path: Path) -> None:
         assert state_of(source) != before
         os.utime(changed, (1, 1))
         assert state_of(source) == before
+
+
+@pytest.mark.usefixtures("tree")
+def test_outputs_are_no_sources() -> None:
+    """Of a second run, or of the first while it still looks for sources."""
+    first = places("in")
+    for output in ("in/converted/a.safetensors", "in/converted/runs/1/model.safetensors"):
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).touch()
+    below = {job.source for job in jobs(["in"], "in/converted", ".safetensors", Options())}
+    assert below == first.keys()
+    shutil.rmtree("in/converted")
+    inside = {job.source: job.output for job in jobs(["in"], "in", ".safetensors", Options())}
+    assert inside.keys() == first.keys()
+    del inside["in/big/model.safetensors.index.json"]  # Safetensors in their own place is nothing to ask for.
+    for output in inside.values():
+        Path(output).touch()
+    for sharded_output in ("b.safetensors.index.json", "b-00001-of-00001.safetensors"):
+        Path("in", sharded_output).touch()
+    again = {job.source: job.output for job in jobs(["in"], "in", ".safetensors", Options())}
+    assert {source: again.get(source) for source in inside} == inside
+    made = {"in/a.safetensors", "in/b.safetensors.index.json", "in/runs/2/last.safetensors", "in/big/extra.safetensors"}
+    assert not made & again.keys()
+
+
+@pytest.mark.usefixtures("tree")
+def test_of_many_sources_those_that_are_not_there_are_jobs_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["in/a.pt", "in/*.nothing", "[gone].pt", "in/runs"]
+    found = [job.source for job in jobs(given, "out", ".safetensors", Options(), strict=False)]
+    assert found[:4] == ["in/a.pt", "in/*.nothing", "[gone].pt", "in/runs/1/model.bin"]
+    listing = os.scandir
+
+    def refusing(path: str) -> object:
+        if path == "in/runs/1":
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr("sdconvert.batch.sources.os.scandir", refusing)
+    refused = places("in/runs")
+    assert refused["in/runs/1"] == "out/1.safetensors"
+    assert len(refused) == 3
