@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def command(*args: str) -> list[str]:
 def batch(*args: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command(*args), cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False, **options
+        command(*args), cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False, **options
     )
 
 
@@ -137,33 +139,65 @@ def big_checkpoints(tmp_path: Path, count: int) -> None:
         torch.save({"w": torch.full((1 << 20,), float(number))}, tmp_path / "in" / f"{number}.pt")
 
 
+def started(*args: str, cwd: Path, count: int) -> subprocess.Popen[str]:
+    """A batch of the first `count` of `big_checkpoints`, in a process group of its own. It waits for more sources from
+    its standard input, so it is never done before a test has done to it what it wants to."""
+    process = subprocess.Popen(
+        command("--list", "-", *args),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write("".join(f"in/{number}.pt\n" for number in range(count)))
+    process.stdin.flush()
+    return process
+
+
+def until(manifest: Path, process: subprocess.Popen[str], lines: int) -> None:
+    """Wait for a batch to have noted so much."""
+    while not manifest.exists() or manifest.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None
+        time.sleep(0.005)
+
+
+def all_ended(group: int) -> bool:
+    """Whether no process of a group runs any more; those that nobody has asked for are dead, too."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return False
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to see workers end")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["KILL", "INT", "TERM"])
 def test_a_driver_that_is_stopped_goes_on_where_it_was(number: signal.Signals, tmp_path: Path) -> None:
     big_checkpoints(tmp_path, 24)
     manifest = tmp_path / "out" / "sdconvert-manifest.jsonl"
-    args = ("in", "--output-dir", "out", "--workers", "2")
-    with subprocess.Popen(
-        command(*args),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not manifest.exists() or manifest.read_bytes().count(b"\n") < 3:
-            assert process.poll() is None
-            time.sleep(0.005)
+    args = ("--output-dir", "out", "--workers", "2")
+    with started(*args, cwd=tmp_path, count=24) as process:
+        until(manifest, process, 3)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=600)
     if number is not signal.SIGKILL:
         assert (process.returncode, said.splitlines()[-1]) == (
             130,
             "sdconvert: interrupted; no part of an output was left behind",
         )
-    time.sleep(0.3)  # Workers that lost their driver end by themselves.
+    while not all_ended(process.pid):  # Workers that lost their driver end by themselves.
+        time.sleep(0.01)
     before = {record["output"] for record in read(manifest)}
     assert all(path.suffix in (".safetensors", ".jsonl") for path in (tmp_path / "out").iterdir())
-    done = batch(*args, "--resume", "--json", cwd=tmp_path)
+    listed = "".join(f"in/{name}.pt\n" for name in range(24))
+    done = batch("--list", "-", *args, "--resume", "--json", cwd=tmp_path, input=listed)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["skipped"] == len(before)
@@ -176,26 +210,49 @@ def test_a_driver_that_is_stopped_goes_on_where_it_was(number: signal.Signals, t
 
 
 def test_a_ctrl_c_that_reaches_all_processes_says_one_line(tmp_path: Path) -> None:
-    """As a terminal sends it: to the driver, to workers at work and to workers that are only just starting."""
+    """As a terminal sends it: to the driver, to workers that are only just starting and to workers at work."""
     big_checkpoints(tmp_path, 24)
-    for ready in ("started", "working"):
-        with subprocess.Popen(
-            command("in", "--output-dir", "out", "--workers", "2", "--overwrite"),
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            manifest = tmp_path / "out" / "sdconvert-manifest.jsonl"
-            size = manifest.stat().st_size if manifest.exists() else 0
-            while not manifest.exists() or (ready == "working" and manifest.stat().st_size == size):
-                assert process.poll() is None
-                time.sleep(0.005)
+    manifest = tmp_path / "out" / "sdconvert-manifest.jsonl"
+    for lines in (0, 3):
+        with started("--output-dir", "out", "--workers", "2", cwd=tmp_path, count=24) as process:
+            until(manifest, process, lines)
             os.killpg(process.pid, signal.SIGINT)
-            _, said = process.communicate(timeout=300)
+            _, said = process.communicate(timeout=600)
         assert (process.returncode, said) == (130, "sdconvert: interrupted; no part of an output was left behind\n")
         assert all(path.suffix in (".safetensors", ".jsonl") for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to find workers")
+def test_workers_that_are_killed_at_random_lose_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """Five times, by kill -9, whichever worker it is; every output is there, once, and right."""
+    jobs = checkpoints(60)
+    expected = one_at_a_time(jobs, tmp_path / "single")
+    manifest = tmp_path / "out" / "sdconvert-manifest.jsonl"
+    with started("--output-dir", "out", "--workers", "2", "--json", cwd=tmp_path, count=60) as process:
+        for lines in range(5, 30, 5):
+            until(manifest, process, lines)
+            workers: list[int] = []
+            while not workers:
+                workers = children(process.pid)
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(workers), signal.SIGKILL)
+        said, errors = process.communicate(timeout=600)
+    assert (process.returncode, errors) == (0, "")
+    summary = json.loads(said)
+    assert summary["done"] + summary["there"] == 60
+    noted = [record["source"] for record in read(manifest)]
+    assert len(noted) == len(set(noted)) == 60
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.safetensors")} == expected
+
+
+def children(parent: int) -> list[int]:
+    """The workers of a driver."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(status.parent.name))
+    return [number for number in found if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()]
 
 
 def test_a_full_disk_fails_what_does_not_fit_and_keeps_the_rest(

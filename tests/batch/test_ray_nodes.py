@@ -24,7 +24,7 @@ def test_a_ray_node_that_goes_away_takes_no_job_with_it(checkpoints: Checkpoints
     jobs = checkpoints(8)
     expected = one_at_a_time(jobs, tmp_path / "single")
     for job in jobs:
-        faults.plan(Path(job.source), "slow", 1)
+        faults.plan(Path(job.source), "wait", 1)
     memory = {"object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     node = cluster.add_node(num_cpus=2, **memory)
@@ -32,9 +32,10 @@ def test_a_ray_node_that_goes_away_takes_no_job_with_it(checkpoints: Checkpoints
     ray.init(address=cluster.address, log_to_driver=False)
 
     def remove_when_busy() -> None:
-        while sum(faults.tries(Path(job.source)) for job in jobs) < 4:  # Both nodes have two jobs then.
+        while sum(faults.tries(Path(job.source)) for job in jobs) < 4:  # Both nodes have two jobs then, that wait.
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)
+        faults.go(Path(jobs[0].source))
 
     try:
         with RayExecutor(None, 4) as executor:
