@@ -40,6 +40,11 @@ def tries(source: Path) -> int:
     return len(list(source.parent.glob(f"{source.name}.try-*")))
 
 
+def workers(source: Path) -> set[int]:
+    """The processes that began a conversion of `source`."""
+    return {int(mark.name.rpartition("-")[2]) for mark in source.parent.glob(f"{source.name}.try-*")}
+
+
 def run(job: Job, part: int = DIVIDE) -> Outcome:
     """`sdconvert.batch.run`, gone wrong if the source is marked."""
     source = Path(job.source)
