@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import writers
@@ -147,12 +147,13 @@ def _sources(args: argparse.Namespace, stack: ExitStack) -> Iterator[str]:
 
 
 def _with_directories(todo: Iterator[Job]) -> Iterator[Job]:
-    """The jobs, each when the directory that its output goes to is there."""
+    """The jobs, each when the directory of its output is there. One that cannot be made fails its own jobs."""
     made: str | None = None
     for job in todo:
         directory = os.path.dirname(job.output)
         if not is_url(job.output) and directory != made:
-            _make(directory)
+            with suppress(OutputError):
+                _make(directory)
             made = directory
         yield job
 

@@ -122,6 +122,17 @@ def test_what_a_list_may_hold(checkpoints: Checkpoints, tmp_path: Path) -> None:
     assert (repeated["skipped"], repeated["repeated"], repeated["failed"], repeated["done"]) == (len(odd) + 3, 1, 5, 0)
 
 
+def test_a_directory_that_cannot_be_made_fails_what_belongs_in_it(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints(2)
+    (tmp_path / "in" / "deep").mkdir()
+    shutil.copy(tmp_path / "in" / "1.pt", tmp_path / "in" / "deep" / "1.pt")
+    (tmp_path / "out" / "deep").write_text("in the way")
+    done = batch("in", "--output-dir", "out", "--json", cwd=tmp_path)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["done"], summary["failed"]) == (1, 2, 1)
+    assert summary["failures"][0]["source"] == "in/deep/1.pt"
+
+
 def test_what_each_conversion_can_be_told(checkpoints: Checkpoints, tmp_path: Path) -> None:
     checkpoints(1)
     options = ["--metadata", "from=here", "--threads", "3", "--exclude", "b", "--token", "hf_secretsecret"]
