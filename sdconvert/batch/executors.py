@@ -108,6 +108,10 @@ def _processes(workers: int) -> Engine:
     context = _Context()
 
     def start() -> Executor:
+        # A pool that breaks while it starts a process does not end that one, and then waits for it for ever.
+        for process in context.started:
+            if process.is_alive():
+                process.kill()
         context.started.clear()
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -356,6 +359,30 @@ def test_each_worker_has_its_share_of_the_processors(monkeypatch: pytest.MonkeyP
     jobs = [Job("a.pt", "a"), Job("b.pt", "b", Options(threads=5))]
     convert_many(jobs, executor=Asking(lambda number, job: DONE))
     assert given == [1, 5]
+
+
+def test_no_worker_of_a_broken_pool_is_waited_for() -> None:
+    """One that was started in the moment in which the pool broke is not ended by it."""
+    machine = engine("processes", 1)
+    pool: Any = machine.start()
+    first = pool.submit(os.getpid).result()
+    late = pool._mp_context.Process(target=time.sleep, args=(100_000,))
+    late.start()
+    late.terminate = lambda: None
+    pool._processes[late.pid] = late
+    watcher = pool._executor_manager_thread
+    try:
+        os.kill(first, signal.SIGKILL)
+        watcher.join(0.5)
+        assert late.is_alive()
+        again = machine.start()
+        assert again.submit(os.getpid).result() != first
+        watcher.join(60)
+        assert not watcher.is_alive()
+        assert not late.is_alive()
+        again.shutdown()
+    finally:
+        late.kill()
 
 
 MANY = """
