@@ -41,8 +41,8 @@ def save(
 
     `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes
     first; slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
-    is taken as a file of the same would be: names are joined with dots, training state is left out, and so is
-    what is not a tensor; the report says so. Quantized, sparse and nested tensors, and those of subclasses that wrap
+    is taken as a file of the same would be: names are joined with dots, a model in it gives its state dict, training
+    state is left out, and so is what is not a tensor; the report says so. Quantized, sparse and nested tensors, and those of subclasses that wrap
     others, are written as `convert` would of a file that ``torch.save`` made of them. `metadata` joins the output's
     header. In a directory, the output is ``model`` with the ending of `format`. `max_shard_size`, in bytes or such as
     ``5GB``, splits it into shards with an index, as for `convert`.
@@ -102,4 +102,6 @@ def _state_dict(given: torch.nn.Module | Mapping[str, Any]) -> tuple[Mapping[str
 
 def _is_flat(state: Mapping[str, Any]) -> bool:
     """Whether no value holds others: then all that are tensors are the weights, whatever they are called."""
-    return not any(isinstance(value, (Mapping, list, tuple)) for value in state.values())
+    from torch.nn import Module
+
+    return not any(isinstance(value, (Mapping, list, tuple, Module)) for value in state.values())
