@@ -42,10 +42,10 @@ def save(
     `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes
     first; slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
     is taken as a file of the same would be: names are joined with dots, a model in it gives its state dict, training
-    state is left out, and so is what is not a tensor; the report says so. Quantized, sparse and nested tensors, and those of subclasses that wrap
-    others, are written as `convert` would of a file that ``torch.save`` made of them. `metadata` joins the output's
-    header. In a directory, the output is ``model`` with the ending of `format`. `max_shard_size`, in bytes or such as
-    ``5GB``, splits it into shards with an index, as for `convert`.
+    state is left out, and so is what is not a tensor; the report says so. Quantized, sparse and nested tensors, and
+    those of subclasses that wrap others, are written as `convert` would of a file that ``torch.save`` made of them.
+    `metadata` joins the output's header. In a directory, the output is ``model`` with the ending of `format`.
+    `max_shard_size`, in bytes or such as ``5GB``, splits it into shards with an index, as for `convert`.
 
     Nothing is copied but what the threads are writing: tensors of a device come through one host buffer of
     8 MiB. The model and the dict are not touched. The tensors must not change meanwhile.
