@@ -3,7 +3,7 @@
     SdconvertError
     ├── UnreadableError (ValueError)     damaged, truncated, hostile, or not a checkpoint at all
     ├── UnsupportedError                 sound, but it cannot be expressed in the output
-    ├── ChoiceError                      several state dicts fit; ``.candidates`` lists them
+    ├── ChoiceError                      what was asked for fits nothing, or several things; ``.candidates`` lists them
     ├── MismatchError (RuntimeError)     two things that should agree do not
     └── OutputError (OSError)            the result could not be written or published
 
@@ -62,7 +62,10 @@ class UnsupportedError(SdconvertError):
 
 
 class ChoiceError(SdconvertError):
-    """Several state dicts fit. `candidates` describes each; a `key` picks one."""
+    """It takes the caller to say what is meant: several state dicts fit, or an argument fits nothing that is there.
+
+    `candidates` describes each of several, and those that there are instead; empty where a `key` is not the question.
+    """
 
     def __init__(self, message: str, candidates: Sequence[Candidate] = ()) -> None:
         super().__init__(message)

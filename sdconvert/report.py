@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
+    """The outcome of a conversion. `nbytes` are those of the tensors written, `seconds` wall time.
 
     `verified` is True when the output was read back and found to be what was meant to be
     written, False when that was switched off. `outputs` is empty after a dry run, `shards` are those of a
@@ -58,7 +58,7 @@ class Report:
     outputs: tuple[Output, ...]
     shards: tuple[Shard, ...]
     tensors: int
-    bytes: int
+    nbytes: int
     source_bytes: int
     aliases: Mapping[str, str]
     encoded: Mapping[str, Encoding]
@@ -98,7 +98,7 @@ class Report:
             outputs=outputs,
             shards=shards,
             tensors=len(plan.entries),
-            bytes=plan.nbytes,
+            nbytes=plan.nbytes,
             source_bytes=source_bytes,
             aliases=plan.aliases,
             encoded=encoded,
@@ -123,7 +123,7 @@ class Report:
             "outputs": [{"path": output.path, "bytes": output.nbytes} for output in self.outputs],
             "shards": [{"path": one.path, "bytes": one.nbytes, "names": list(one.names)} for one in self.shards],
             "tensors": self.tensors,
-            "bytes": self.bytes,
+            "bytes": self.nbytes,
             "source_bytes": self.source_bytes,
             "aliases": dict(self.aliases),
             "encoded": [
@@ -164,7 +164,7 @@ class Report:
         if self.shards:
             yield "shards", f"{len(self.shards):,}, the largest {human(max(one.nbytes for one in self.shards))}"
         checked = "verified bit by bit" if self.verified else "not verified"
-        yield "tensors", f"{self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
+        yield "tensors", f"{self.tensors:,}, {human(self.nbytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
             yield "tied", _listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
         if self.encoded:
@@ -194,9 +194,9 @@ def _listed(items: list[str]) -> str:
 
 def human(nbytes: int) -> str:
     """Bytes for a person, in decimal units as disks and the Hub count them: ``1.50 GB``."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{nbytes:,} B" if unit == "B" else f"{size:,.2f} {unit}"
-        size /= 1000
-    return f"{nbytes:,} B"
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    for unit, size in (("kB", 10**3), ("MB", 10**6)):
+        if nbytes < 999.995 * size:  # What would be rounded to 1,000 is 1 of the next unit.
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes / 10**9:,.2f} GB"

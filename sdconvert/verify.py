@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of comparing `first` and `second`: `tensors` names, `bytes` of the first file's tensors.
+    """The outcome of comparing `first` and `second`: `tensors` names, `nbytes` bytes of the first file's tensors.
 
     `warnings` say of which bytes from a server nobody can tell that they are those of the file.
     """
@@ -54,7 +54,7 @@ class Verification:
     second: str
     differences: tuple[Difference, ...]
     tensors: int
-    bytes: int
+    nbytes: int
     warnings: tuple[str, ...]
     seconds: float
 
@@ -70,7 +70,7 @@ class Verification:
             "second": self.second,
             "equal": self.equal,
             "tensors": self.tensors,
-            "bytes": self.bytes,
+            "bytes": self.nbytes,
             "differences": [{"name": d.name, "what": d.what, "detail": d.detail} for d in self.differences],
             "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
@@ -80,7 +80,7 @@ class Verification:
         return "\n".join([*self._lines(), *(printable(f"  warning   {warning}") for warning in self.warnings)])
 
     def _lines(self) -> Iterator[str]:
-        size = f"{self.tensors:,} tensors, {human(self.bytes)}, {self.seconds:.2f} s"
+        size = f"{self.tensors:,} tensors, {human(self.nbytes)}, {self.seconds:.2f} s"
         if self.equal:
             yield printable(f"equal: {self.first} and {self.second} hold the same weights ({size})")
             return

@@ -14,7 +14,7 @@ def test_the_same_view_is_written_once_under_the_first_name(converted: Converted
     report, found = converted({"z.first": weight, "a.second": weight, "m.third": weight[:]})
     assert dict(report.aliases) == {"a.second": "z.first", "m.third": "z.first"}
     assert report.tensors == 1
-    assert report.bytes == 48
+    assert report.nbytes == 48
     assert all(torch.equal(tensor, weight) for tensor in found.values())
 
 

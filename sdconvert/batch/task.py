@@ -84,7 +84,7 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
         status, report = _convert(job, part)
         if part == DIVIDE and report.shards:
             return Outcome(DIVIDED, state, parts=len(report.shards), seconds=time.perf_counter() - began)
-        tensors, nbytes = report.tensors, report.bytes
+        tensors, nbytes = report.tensors, report.nbytes
         if part > INDEX:  # The index speaks for the whole.
             tensors = nbytes = 0
         paths = [output.path for output in report.outputs] or [_path_of(job, report, part)]
