@@ -36,6 +36,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
+def listed(items: Sequence[str], most: int = 8, longest: int = 200) -> str:
+    """The first `most` of `items` for a line of text, no more than `longest` characters of each, and how many more."""
+    shown = ", ".join(item if len(item) <= longest else f"{item[:longest]}..." for item in items[:most])
+    return f"{shown} and {len(items) - most:,} more" if len(items) > most else shown
+
+
 class SdconvertError(Exception):
     """The base of all errors that sdconvert raises on purpose; its text is one line."""
 

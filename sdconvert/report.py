@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .checkpoint import Candidate, Checkpoint, Encoding, Skipped, StateDict
-from .errors import printable
+from .errors import listed, printable
 from .names import known_prefixes
 from .notebook import card
 from .pickles.known import is_dangerous, is_known
@@ -160,36 +160,31 @@ class Report:
         where = f" at {self.key}" if self.key else ""
         yield "source", f"{self.container}, {human(self.source_bytes)}: {what}{where}"
         if self.files:
-            yield "files", _listed(list(self.files))
+            yield "files", listed(list(self.files))
         if self.shards:
             yield "shards", f"{len(self.shards):,}, the largest {human(max(one.nbytes for one in self.shards))}"
         checked = "verified bit by bit" if self.verified else "not verified"
         yield "tensors", f"{self.tensors:,}, {human(self.nbytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
-            yield "tied", _listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
+            yield "tied", listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
         if self.encoded:
             kinds = [f"{name} ({_kind_of(one)})" for name, one in self.encoded.items()]
-            yield "encoded", f"as plain parts and a recipe: {_listed(kinds)}"
+            yield "encoded", f"as plain parts and a recipe: {listed(kinds)}"
         if self.skipped:
-            yield "left out", _listed([f"{one.name} ({one.why})" for one in self.skipped])
+            yield "left out", listed([f"{one.name} ({one.why})" for one in self.skipped])
         if self.prefixes:
             yield "prefixes", f"names carry {' '.join(self.prefixes)} (--strip-prefix auto takes them off)"
         if self.unknown_globals:
             # The dangerous ones first, so that none is among those that are only counted.
             marked = sorted(self.unknown_globals, key=is_dangerous, reverse=True)
             names = [f"{name} (!)" if is_dangerous(name) else name for name in marked]
-            yield "classes", f"named in the pickle, not needed, never run: {_listed(names)}"
+            yield "classes", f"named in the pickle, not needed, never run: {listed(names)}"
         yield from (("warning", text) for text in self.warnings)
 
 
 def _kind_of(one: Encoding) -> str:
     kind, dtype = one.recipe["encoding"], one.recipe["dtype"]
     return one.recipe["class"] if kind == "subclass" else dtype if kind in ("complex", "bits") else f"{kind} {dtype}"
-
-
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(item if len(item) <= 200 else f"{item[:200]}..." for item in items[:_SHOWN]) + more
 
 
 def human(nbytes: int) -> str:
