@@ -16,7 +16,7 @@ from .extract import extract
 from .opening import PathLike
 from .output import written
 from .plan import make_plan
-from .progress import Bar, no_bar
+from .progress import Bar, bar_of
 from .report import Output, Report
 from .sharding import check_mixing, parse_size, shards_of, target_of
 from .sharding import planned as lay_out
@@ -35,7 +35,7 @@ def save(
     overwrite: bool = False,
     verify: bool = True,
     threads: int | None = None,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Report:
     """Write the weights of a model, or a dict of tensors, to `path`, bit for bit, and say what was done.
 
@@ -45,7 +45,8 @@ def save(
     state is left out, and so is what is not a tensor; the report says so. Quantized, sparse and nested tensors, and
     those of subclasses that wrap others, are written as `convert` would of a file that ``torch.save`` made of them.
     `metadata` joins the output's header. In a directory, the output is ``model`` with the ending of `format`.
-    `max_shard_size`, in bytes or such as ``5GB``, splits it into shards with an index, as for `convert`.
+    `max_shard_size`, in bytes or such as ``5GB``, splits it into shards with an index, as for `convert`. With
+    `progress` a bar on the terminal shows it.
 
     Nothing is copied but what the threads are writing: tensors of a device come through one host buffer of
     8 MiB. The model and the dict are not touched. The tensors must not change meanwhile.
@@ -74,7 +75,8 @@ def save(
         check_target(new.path, overwrite=overwrite, source=None)
     check_mixing(target, [new.path for new in planned])
     shards = shards_of(plan, planned)
-    with written(planned, source=name, overwrite=overwrite, verify=verify, threads=threads, progress=progress) as files:
+    bar = bar_of(progress)
+    with written(planned, source=name, overwrite=overwrite, verify=verify, threads=threads, progress=bar) as files:
         outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
         publish(files, one=bool(shards))
     return Report.of(

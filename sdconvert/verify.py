@@ -20,7 +20,7 @@ from .names import Names
 from .opening import PathLike
 from .opening import open as open_checkpoint
 from .plan import check_cost
-from .progress import Bar, no_bar
+from .progress import Bar, bar_of
 from .report import human
 from .stream import CHUNK, Chunk, check_storages, in_threads, read_elements
 from .tensor import Storage, expect
@@ -111,7 +111,7 @@ def verify(
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Verification:
     """Compare the weights of two sources, of any containers. Each is read once, by `threads` threads.
 
@@ -149,7 +149,7 @@ def verify(
             return nbytes
 
         total = sum(tensor.nbytes for _, tensor, _ in same)
-        with progress("comparing", total) as update:
+        with bar_of(progress)("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
         doubts: list[str] = []
         for opened, side in ((one, 0), (other, 1)):
@@ -249,7 +249,7 @@ def digest(
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> str:
     """A digest of the weights alone: ``sdconvert-1:`` and 64 hexadecimal digits.
 
@@ -278,7 +278,7 @@ def digest(
             return tensor.nbytes
 
         total = sum(tensor.nbytes for tensor in unique)
-        with within(opened.name), progress("digesting", total) as update:
+        with within(opened.name), bar_of(progress)("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
             check_storages(read, _storages(unique), threads=threads)
         opened.check_unchanged()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..progress import Bar, no_bar, terminal_bar
 from ..tensor import Shape
 
 
@@ -87,10 +86,3 @@ class LoadResult(_IncompatibleKeys):
         return f"_IncompatibleKeys(missing_keys={self.missing_keys!r}, unexpected_keys={self.unexpected_keys!r})"
 
     __str__ = __repr__
-
-
-def bar_of(progress: Bar | bool | None) -> Bar:
-    """True is a bar on the terminal, None and False are none."""
-    if progress is True:
-        return terminal_bar
-    return progress or no_bar
