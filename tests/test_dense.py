@@ -230,5 +230,5 @@ def test_an_index_that_is_there_twice_is_added_up_across_blocks_too(
 ) -> None:
     monkeypatch.setattr(sdconvert.computed, "BLOCK", 3)
     monkeypatch.setattr(sdconvert.sparse, "BLOCK", 3)
-    tensor = torch.sparse_coo_tensor(torch.tensor([[0, 2, 4, 4, 6]]), torch.arange(1.0, 6.0), (8,))
+    tensor = torch.sparse_coo_tensor(torch.tensor([[0, 2, 3, 3, 6]]), torch.arange(1.0, 6.0), (8,))
     assert torch.equal(dense(tensor, tmp_path), tensor.to_dense())
