@@ -24,7 +24,7 @@ from .opening import PathLike
 from .opening import open as open_checkpoint
 from .output import BytesLayout, NewOutput, written
 from .plan import make_plan
-from .progress import Bar, no_bar
+from .progress import Bar, bar_of
 from .remote import is_url
 from .report import Output, Report
 from .sharding import DIVIDE, INDEX, check_mixing, parse_size, shards_of, target_of
@@ -55,7 +55,7 @@ def convert(
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Report:
     """Write the weights of `source` to `output`, a path or an fsspec URL, bit for bit, and say what was done.
 
@@ -70,7 +70,7 @@ def convert(
     not weights, as JSON. `threads` copy at once. `part` is for those who share the work on a sharded output:
     a number writes that shard alone, `INDEX` the index, and `DIVIDE` nothing, as `Report.shards` says what there
     is to do; an output of one file is written all the same. `revision` and `token` are for a source on the Hub,
-    as in `open`.
+    as in `open`. With `progress` a bar on the terminal shows it, or what a `progress.Bar` makes of it.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
@@ -220,7 +220,7 @@ def _convert(
         if dry_run or not planned:
             return finish()
         with written(
-            planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress
+            planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=bar_of(progress)
         ) as files:
             outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
             with within(opened.name):

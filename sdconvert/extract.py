@@ -112,7 +112,8 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
 
 def _hint(extraction: _Extraction) -> str:
     options = extraction.candidates()
-    return ". There is " + ", ".join(c.key for c in options[:_SHOWN]) if options else ""
+    more = f" and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
+    return ". There is " + ", ".join(f"--key {c.key}" for c in options[:_SHOWN]) + more if options else ""
 
 
 def _nothing(extraction: _Extraction, where: str) -> UnreadableError | UnsupportedError:
@@ -163,7 +164,10 @@ def _check_names(names: dict[str, Value], limits: Limits) -> None:
         except UnicodeEncodeError:
             raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
         if size > limits.name_bytes:
-            raise UnreadableError(f"a tensor's name has {size} bytes, more than Limits.name_bytes")
+            raise UnreadableError(
+                f"a tensor's name has {size} bytes, more than Limits.name_bytes: {name[:60]}... "
+                "The file is hostile; --key or --exclude may leave it out"
+            )
 
 
 class _Extraction:

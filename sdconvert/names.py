@@ -7,12 +7,12 @@ Names stay as they are unless somebody asks. What wrappers put around a model
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .checkpoint import Skipped, Value
-from .errors import ChoiceError, UnreadableError
+from .errors import ChoiceError
 
 # Put before every name, by DataParallel and DDP, and by others.
 _LEADING = ("module.", "_module.")
@@ -40,25 +40,40 @@ def known_prefixes(names: list[str]) -> tuple[str, ...]:
     return tuple(shown)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Names:
     """How to name the tensors.
 
-    `strip_prefix` is ``auto`` or a prefix; `rename` pairs of old and new, each a whole name or
-    a prefix that ends with a dot; `include` and `exclude` are shell patterns over the names
+    `strip_prefix` is ``auto`` or a prefix; `rename` a dict, or pairs, of old and new, each a whole name or
+    a prefix that ends with a dot; `include` and `exclude` are a shell pattern, or several, over the names
     as they are in the file.
     """
 
-    strip_prefix: str | None = None
-    rename: tuple[tuple[str, str], ...] = ()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    strip_prefix: str | None
+    rename: tuple[tuple[str, str], ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def __init__(
+        self,
+        strip_prefix: str | None = None,
+        rename: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> None:
+        pairs = rename.items() if isinstance(rename, Mapping) else rename
+        for field, value in {
+            "strip_prefix": strip_prefix,
+            "rename": tuple((old, new) for old, new in pairs),
+            "include": _patterns(include),
+            "exclude": _patterns(exclude),
+        }.items():
+            object.__setattr__(self, field, value)  # What a frozen dataclass does itself where it may.
 
     def apply(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
         """The tensors under their new names, and those that were filtered out.
 
-        ChoiceError when a filter, prefix or old name fits nothing; UnreadableError when two
-        tensors would get one name.
+        ChoiceError when a filter, prefix or old name fits nothing, or a tensor would get no name or another's.
         """
         kept, dropped = self._filter(tensors)
         if self.strip_prefix is not None:
@@ -102,6 +117,10 @@ class Names:
         return strip
 
 
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)  # One pattern is not one for each of its letters.
+
+
 def _renamer(old: str, new: str, names: list[str]) -> Callable[[str], str]:
     if old in names:
         return lambda name: new if name == old else name
@@ -114,8 +133,10 @@ def _renamed(tensors: dict[str, Value], change: Callable[[str], str], flag: str)
     result: dict[str, Value] = {}
     for name, tensor in tensors.items():
         renamed = change(name)
+        if not renamed and name:
+            raise ChoiceError(f"{flag} would leave {name!r} without a name")
         if renamed in result:
-            raise UnreadableError(f"{flag} would give two tensors the name {renamed!r}")
+            raise ChoiceError(f"{flag} would give two tensors the name {renamed!r}")
         result[renamed] = tensor
     return result
 

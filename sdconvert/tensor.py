@@ -157,11 +157,11 @@ def contiguous_strides(shape: Shape) -> tuple[int, ...]:
 
 
 def is_contiguous(shape: Shape, strides: tuple[int, ...]) -> bool:
-    """torch's rule: the stride of a dimension with one element does not matter."""
+    """torch's rule: the stride of a dimension with one element does not matter, and none of an empty tensor does."""
+    if 0 in shape:
+        return True
     step = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size == 0:
-            return True
         if size != 1:
             if stride != step:
                 return False

@@ -104,6 +104,23 @@ LEFT_ALONE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+@pytest.mark.parametrize("order", [("plain", "sparse"), ("sparse", "plain")])
+def test_a_plain_tensor_is_cast_though_a_part_of_an_encoded_one_is_the_same(
+    order: tuple[str, str], ending: str, tmp_path: Path
+) -> None:
+    values = torch.randn(3)
+    state = {"plain": values, "sparse": torch.sparse_coo_tensor(torch.tensor([[0, 2, 4]]), values, (5,))}
+    out = tmp_path / f"o.{ending}"
+    report = sdconvert.convert(saved({name: state[name] for name in order}, tmp_path / "m.pt"), out, dtype="float16")
+    assert report.aliases == {}
+    found = sdconvert.load(out)
+    assert torch.equal(found["plain"], values.half())
+    assert found["sparse"].dtype == torch.float32
+    assert torch.equal(found["sparse"].to_dense(), state["sparse"].to_dense())
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", LEFT_ALONE)

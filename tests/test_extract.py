@@ -172,7 +172,7 @@ def test_only_training_state_is_an_error_that_says_so(converted: Converted) -> N
 
 
 def test_a_wrong_key_lists_what_there_is(converted: Converted) -> None:
-    with pytest.raises(sdconvert.ChoiceError, match=r"nothing at key .modle.\. There is model"):
+    with pytest.raises(sdconvert.ChoiceError, match=r"nothing at key .modle.\. There is --key model"):
         converted({"model": SD}, key="modle")
 
 
@@ -205,8 +205,8 @@ def test_only_the_weights_bytes_are_read_of_a_training_checkpoint(
 
     monkeypatch.setattr(FileSource, "readinto", counted)
     report = sdconvert.convert(tmp_path / "m.pt")
-    assert (tmp_path / "m.pt").stat().st_size > 2.9 * report.bytes
-    assert read < report.bytes + 200_000  # The pickle, the directory and the headers of the records.
+    assert (tmp_path / "m.pt").stat().st_size > 2.9 * report.nbytes
+    assert read < report.nbytes + 200_000  # The pickle, the directory and the headers of the records.
     assert contents(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
 
 
@@ -214,3 +214,13 @@ def test_a_model_among_the_hyper_parameters_is_not_the_one_that_was_trained(conv
     report, _ = converted({"state_dict": SD, "hyper_parameters": {"net": net(1)}})
     assert report.key == "state_dict"
     assert {one.name: one.why for one in report.skipped}["hyper_parameters"] == "outside of the state dict (4 tensors)"
+
+
+def test_the_state_dict_of_an_open_checkpoint_is_a_mapping(tmp_path: Path) -> None:
+    torch.save({"b.w": torch.ones(2, 3), "a.w": torch.ones(1)}, tmp_path / "m.pt")
+    with sdconvert.open(tmp_path / "m.pt") as checkpoint:
+        found = checkpoint.state_dict
+        assert [(name, tensor.shape) for name, tensor in found.items()] == [("b.w", (2, 3)), ("a.w", (1,))]
+        assert "a.w" in found
+        assert found.get("c.w") is None
+        assert found.nbytes == 28

@@ -85,7 +85,7 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
             if job.options.overwrite:  # No index may name old shards and new ones.
                 _remove(_index_of(job.output))
             return Outcome(DIVIDED, state, parts=len(report.shards), seconds=time.perf_counter() - began)
-        tensors, nbytes = report.tensors, report.bytes
+        tensors, nbytes = report.tensors, report.nbytes
         if part > INDEX:  # The index speaks for the whole.
             tensors = nbytes = 0
         paths = [output.path for output in report.outputs] or [_path_of(job, report, part)]

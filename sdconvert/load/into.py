@@ -12,12 +12,12 @@ from torch.nn import Module
 from ..errors import ChoiceError, within
 from ..limits import Limits
 from ..opening import PathLike
-from ..progress import Bar
+from ..progress import Bar, bar_of
 from .job import Job
 from .match import AUTO, Fit, fit
 from .offer import EXTRA, Patterns, Rename, Source, offered, renaming
 from .place import NAMES, Placer
-from .result import Cast, LoadResult, Misfit, bar_of
+from .result import Cast, LoadResult, Misfit
 from .slots import Slot, all_slots, shape_of, shapes, takes_extra, walk
 from .targets import Targets, assigning
 

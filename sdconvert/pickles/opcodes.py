@@ -262,6 +262,10 @@ def _pop(m: Machine) -> None:
         m.pop_mark()
 
 
+def _pop_mark(m: Machine) -> None:
+    m.pop_mark()
+
+
 def _tuple3(m: Machine) -> None:
     m.stack[-3:] = [(m.stack[-3], m.stack[-2], m.stack[-1])]
 
@@ -284,7 +288,7 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"\x80": _proto,
         b"\x95": _frame,
         b"0": _pop,
-        b"1": lambda m: [m.pop_mark(), None][1],
+        b"1": _pop_mark,
         b"2": lambda m: m.stack.append(m.stack[-1]),
         b"N": lambda m: m.stack.append(None),
         b"\x88": lambda m: m.stack.append(True),
