@@ -75,7 +75,7 @@ def test_blocks_and_strides_change_nothing(contiguous: bool, tmp_path: Path, mon
 def test_a_negative_view_is_negated_before_it_is_cast(tmp_path: Path) -> None:
     values = torch.randn(50, dtype=torch.complex64).conj().imag
     assert values.is_neg()
-    sdconvert.convert(saved({"x.w": values}, tmp_path / "m.pt"), tmp_path / "o.safetensors", dtype="bfloat16")
+    sdconvert.convert(saved({"x.w": values}, tmp_path / "m.pt"), tmp_path / "o.safetensors", dtype=torch.bfloat16)
     assert torch.equal(contents(tmp_path / "o.safetensors")["x.w"], values.to(torch.bfloat16))
 
 

@@ -39,7 +39,7 @@ ROWS = [
     "writers.safetensors writers.torch_zip writers report",
     "output",
     "chain sharding opening",
-    "convert",
+    "conversion convert",
     "verify",
     "outline html inspection",  # An inspection and its views.
     "inspect",

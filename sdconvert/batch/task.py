@@ -11,11 +11,11 @@ import hashlib
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..convert import convert, is_there
+from ..conversion import Conversion
 from ..errors import OutputError, SdconvertError, printable
 from ..remote import is_url
 from ..report import Report
@@ -156,38 +156,41 @@ def _index_of(output: str) -> str:
 
 def _convert(job: Job, part: int) -> tuple[str, Report]:
     options = job.options
-    given: dict[str, Any] = {
-        "format": options.format,
-        "key": options.key,
-        "names": options.names,
-        "dtype": options.dtype,
-        "max_shard_size": options.max_shard_size,
-        "dequantize": options.dequantize,
-        "densify": options.densify,
-        "part": part,
-        "metadata": dict(options.metadata),
-        "verify": options.verify,
-        "threads": options.threads,
-        "limits": options.limits,
-        "token": options.token,
-    }
+    wanted = Conversion(
+        job.source,
+        job.output,
+        format=options.format,
+        key=options.key,
+        names=options.names,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+        dequantize=options.dequantize,
+        densify=options.densify,
+        metadata=dict(options.metadata),
+        verify=options.verify,
+        overwrite=options.overwrite,
+        threads=options.threads,
+        token=options.token,
+        limits=options.limits,
+        part=part,
+    )
     try:
-        return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)
+        return DONE, wanted.run()
     except OutputError as error:
         # Something that is there already: of a try whose outcome was lost, or of an earlier run?
         if error.__cause__ is not None or options.overwrite:
             raise
-        report = convert(job.source, job.output, overwrite=True, dry_run=True, **given)
-        if not _holds_the_same(job, part, report, given):
+        report = replace(wanted, overwrite=True, dry_run=True).run()
+        if not _holds_the_same(job, wanted, report):
             raise
     return THERE, report
 
 
-def _holds_the_same(job: Job, part: int, report: Report, given: dict[str, Any]) -> bool:
+def _holds_the_same(job: Job, wanted: Conversion, report: Report) -> bool:
     options = job.options
     asks_for_more = options.dtype or options.metadata or options.dequantize or options.densify
     if report.shards or asks_for_more or is_url(job.output):
-        return is_there(job.source, job.output, **given)
+        return wanted.is_there()
     return (
         os.path.isfile(job.output)
         and verify(
