@@ -55,6 +55,6 @@ def test_an_error_of_a_sync_on_the_way_is_one_of_the_conversion(
     monkeypatch.setattr(atomic.NewFile, "sync", sync)
     monkeypatch.setattr(output, "_EARLY", 4 << 20)
     torch.save({"w": torch.ones(4 << 20)}, tmp_path / "a.pt")
-    with pytest.raises(output.OutputError, match="cannot be written: Input/output error. Nothing was left behind"):
+    with pytest.raises(output.OutputError, match=r"cannot be written: Input/output error\. Nothing was left behind"):
         convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

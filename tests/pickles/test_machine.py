@@ -236,7 +236,7 @@ def test_build_setitems_and_appends_stay_with_the_object() -> None:
     node = run_bytes(b"cm\nC\n)\x81(K\x01e(K\x02K\x03u}b]b.").root
     assert type(node) is Call
     assert (global_of(node.func), node.args, node.items, node.pairs) == ("m.C", (), [1], [(2, 3)])
-    assert [thaw(state) for state in node.states or ()] == [{}, []]
+    assert [thaw(state) for state in node.states] == [{}, []]
 
 
 def test_newobj_ex_keeps_its_keywords() -> None:
