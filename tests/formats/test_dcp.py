@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 import sdconvert
+from sdconvert.formats.dcp_metadata import read_metadata
+from sdconvert.limits import DEFAULT_LIMITS
+from sdconvert.source import FileSource
 from tests.outputs import contents, same
 
 ROOT = Path(__file__).parents[2]
@@ -385,3 +396,30 @@ def test_safetensors_shards_say_where_their_parts_belong(tmp_path: Path) -> None
     report = sdconvert.convert(tmp_path, tmp_path / "o.safetensors")
     assert any("do not say how many ranks" in warning for warning in report.warnings)
     assert contents(tmp_path / "o.safetensors")["a.weight"][:, 0].tolist() == [1, 1, 2, 2]
+
+
+def test_metadata_of_many_chunks_takes_little_memory(tmp_path: Path) -> None:
+    chunks = 8_000
+    zeros = [torch.Size([16 * number, 0]) for number in range(chunks)]
+    metadata = Metadata(
+        {
+            "w": TensorStorageMetadata(
+                TensorProperties(torch.bfloat16),
+                torch.Size([16 * chunks, 4]),
+                [ChunkStorageMetadata(at, torch.Size([16, 4])) for at in zeros],
+            )
+        },
+        storage_data={
+            MetadataIndex("w", at, number): _StorageInfo(f"__{number % 64}_0.distcp", 1500 * number, 1500)
+            for number, at in enumerate(zeros)
+        },
+    )
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    tracemalloc.start()
+    try:
+        saved = read_metadata(FileSource(tmp_path / ".metadata"), DEFAULT_LIMITS).saved
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(saved["w"].chunks) == chunks  # type: ignore[union-attr]
+    assert peak < 1900 * chunks, f"{peak / chunks:.0f} bytes a chunk"
