@@ -200,6 +200,16 @@ def test_files_of_another_save_are_pointed_out(saved: Callable[..., Path], tmp_p
     assert any("__7_0.distcp: not a part of this checkpoint" in warning for warning in report.warnings)
 
 
+def test_empty_files_of_a_writer_with_many_threads_are_nothing_to_speak_of(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": WEIGHTS}, storage_writer=dcp.FileSystemWriter(tmp_path / "c", thread_count=8), no_dist=True)
+    assert 0 in {path.stat().st_size for path in (tmp_path / "c").glob("*.distcp")}
+    report = sdconvert.convert(tmp_path / "c")
+    assert report.warnings == ()
+    assert same(contents(tmp_path / "c.safetensors"), WEIGHTS)
+
+
 def test_the_metadata_is_never_unpickled(saved: Callable[..., Path], tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[Any, ...]:
