@@ -1,14 +1,16 @@
 """sdconvert on checkpoints of several ranks, beside ``cp -r`` and ``sync`` and the official tools, in one run.
 
     python benchmarks/distributed.py --gigabytes 3 --pairs 3
-    python benchmarks/distributed.py --gigabytes 3 --deepspeed-python /path/to/venv/bin/python
+    python benchmarks/distributed.py --gigabytes 3 --deepspeed-python PYTHON --accelerate-python PYTHON
 
 Makes, with four gloo ranks, a torch.distributed checkpoint of a half-precision language model, sharded
 by rows (as FSDP does), and one sharded by rows and columns (as FSDP with tensor parallelism does);
 and a DeepSpeed ZeRO-3 checkpoint of four ranks, by the builder of the tests. Then, in turn,
 several times: ``cp -r DIRECTORY OUT && sync OUT/*`` and ``sdconvert to-safetensors DIRECTORY OUT``, which syncs
-and verifies its output. Then once each: ``dcp_to_torch_save`` and, with an interpreter that has deepspeed,
-``zero_to_fp32.py``. Prints medians, ratios and the largest resident memory.
+and verifies its output. Then once each: ``dcp_to_torch_save``, with an interpreter that has accelerate
+``accelerate merge-weights``, which merges what FSDP saved, and with one that has deepspeed ``zero_to_fp32.py``.
+Prints medians, ratios and the largest resident memory. sdconvert's modules are compiled beforehand, as
+an installation does.
 """
 
 from __future__ import annotations
@@ -103,12 +105,15 @@ def pairs(label: str, source: Path, count: int) -> None:
 
     def convert() -> None:
         nonlocal peak
-        command = [sys.executable, "-m", "sdconvert", "to-safetensors", "-q", str(source), f"{out}.safetensors"]
-        seconds, rss = measured(command)
+        seconds, rss = measured([*sdconvert, "to-safetensors", "-q", str(source), f"{out}.safetensors"])
         ours.append(seconds)
         peak = max(peak, rss)
         Path(f"{out}.safetensors").unlink()
 
+    # For this alone: the official tools have their own compiled files.
+    environment = ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={source.with_name('compiled')}"]
+    sdconvert = [*environment, sys.executable, "-m", "sdconvert"]
+    measured([*sdconvert, "--version"])
     measured(f"find '{source}' -type f -exec cat {{}} + > /dev/null")
     for number in range(count):
         for run in (copy, convert) if number % 2 else (convert, copy):
@@ -138,6 +143,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", default="3", help="size of each checkpoint")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--only", choices=["rows", "columns", "zero"], help="one of the three")
+    parser.add_argument("--accelerate-python", help="an interpreter with accelerate, for its merge-weights")
     parser.add_argument("--deepspeed-python", help="an interpreter with deepspeed, for its zero_to_fp32.py")
     parser.add_argument("--dir", help="where to work (default: a temporary directory)")
     args = parser.parse_args()
@@ -152,6 +158,9 @@ def main() -> None:
             if what != "zero":
                 command = [sys.executable, "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch"]
                 official("  dcp_to_torch_save", [*command, str(source), str(out)], out)
+                if args.accelerate_python:
+                    command = [args.accelerate_python, "-m", "accelerate.commands.merge"]
+                    official("  accelerate merge-weights", [*command, str(source), str(out)], out)
             elif args.deepspeed_python:
                 official("  zero_to_fp32.py", [args.deepspeed_python, "-c", ZERO, str(source), str(out)], out)
 

@@ -19,7 +19,7 @@ ROWS = [
     "source tensor folder",
     "inflated late gather progress notebook",
     "remote.tokens remote.proof remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
-    "pickles.nodes pickles.window pickles.opcodes pickles.machine",
+    "pickles.nodes pickles.window pickles.stack pickles.opcodes pickles.machine",
     "checkpoint",
     "encodings recipes",
     "pickles pickles.resolver pickles.arrays pickles.encoded pickles.quantized pickles.subclasses "

@@ -54,7 +54,8 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
     )
     warnings = []
     used = {place.file for saved in metadata.saved.values() for place in _places(saved)}
-    unused = [name for name in folder.files if name.endswith(".distcp") and name not in used]
+    # With several threads a writer makes as many files, and leaves those empty that it does not need.
+    unused = [name for name, size in folder.files.items() if name.endswith(".distcp") and size and name not in used]
     if unused:
         warnings.append(
             f"{listed(unused, _SHOWN)}: not a part of this checkpoint, by its .metadata; left over from another?"

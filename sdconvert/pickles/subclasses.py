@@ -98,7 +98,7 @@ def _dtensor(r: Resolver, shape: tuple[int, ...], fields: Mapping[str, Node]) ->
 
 def _placements(spec: Node) -> list[str]:
     """The class names of a DTensorSpec's placements."""
-    states = spec.states or [] if type(spec) is Call else []
+    states = spec.states if type(spec) is Call else ()
     for state in states:
         for part in state if type(state) is tuple else (state,):
             placements = fields_of(part).get("placements")
@@ -162,7 +162,7 @@ class _State:
     def call(self, call: Call, role: str, depth: int) -> Any:
         if call.func.key in self.r.table and type(value := self.r.value(call)) in TENSORS:
             return self.part(value, role or "data")
-        if call.kwargs is not None or call.items or len(call.states or ()) > 1:
+        if call.kwargs is not None or call.items or len(call.states) > 1:
             raise _UnkeptError("with an attribute that a recipe cannot hold")
         if call.func.key in _SEQUENCES and len(call.args) == 1 and type(call.args[0]) in (list, tuple, Bag):
             inside = call.args[0].items if type(call.args[0]) is Bag else call.args[0]
