@@ -29,7 +29,8 @@ from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
 from .recipes import spread, with_recipes
-from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
+from .search import WRAPPED, Census, Found, find, find_in_members, is_marked, is_training_state, walk
+from .tree import children
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
