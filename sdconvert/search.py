@@ -146,6 +146,13 @@ def is_training_state(name: str, node: Value) -> bool:
     return len(name) <= _TELLING and bool(_TRAINING.search(name))
 
 
+def _is_optimizer(root: Value, census: Census) -> bool:
+    """Whether `root` is an optimizer's state and nothing else that holds tensors."""
+    return is_training_state("", root) and (
+        type(root) is Object or all(name in ("state", "param_groups") for name, c in children(root) if census.holds(c))
+    )
+
+
 def is_marked(node: Value) -> bool:
     """Whether torch itself made the node: a module, or the dict of ``state_dict()``, which carries versions."""
     if type(node) is Dict:
@@ -165,6 +172,8 @@ def find(root: Value, census: Census) -> list[Found]:
 
 
 def _find(root: Value, search: _Search) -> list[Found]:
+    if _is_optimizer(root, search.census):
+        return []
     best = _best(search.below(root, (), frozenset(), _LONGEST_PATH))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]
