@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from .checkpoint import Dict, Object, Value
+from .checkpoint import TENSORS, Dict, Object, Value
 from .pickles.modules import attributes
 from .pickles.nodes import Call, Global
 
@@ -22,7 +22,7 @@ def children(node: Value) -> Iterator[tuple[str, Value]]:
     if type(node) is Dict:
         yield from _items(node.pairs)
     elif type(node) is list:
-        yield from ((str(index), value) for index, value in enumerate(node))
+        yield from _named(node) or ((str(index), value) for index, value in enumerate(node))
     elif type(node) is Object:
         yield from _inside(node)
 
@@ -35,18 +35,34 @@ def _inside(node: Object) -> Iterator[tuple[str, Value]]:
     """
     items = list(_items(node.pairs))
     yield from items
+    known = dict(items)
     here, slots = attributes(node), None
     if type(node.state) is list and len(node.state) == 2 and type(node.state[1]) is Dict:
         slots = node.state[1]
     for part in (here, slots):
         if part is not None:
-            known = dict(items) if items else {}
-            yield from (
-                (name, value) for name, value in _items(part.pairs) if name not in known or known[name] is not value
-            )
+            yield from ((name, value) for name, value in _items(part.pairs) if not _is_there(name, value, known))
     if here is None and slots is None and node.state is not None and node.state is not node:
         yield "state", node.state
-    yield from ((str(index), value) for index, value in enumerate([*node.items, *node.args]))
+    for index, value in enumerate([*node.items, *node.args]):
+        if not (_is_pair(value) and _is_there(*value, known)):  # addict's Dict is made of its items.
+            yield str(index), value
+
+
+def _is_there(name: str, value: Value, known: Mapping[str, Value]) -> bool:
+    """Whether a value is among `known` under that name: itself or, if it is plain, its like."""
+    return name in known and (known[name] is value or (type(value) in (int, float, str) and known[name] == value))
+
+
+def _named(node: list[Value]) -> list[tuple[str, Value]]:
+    """The items of a list of names and tensors, such as ``list(model.named_parameters())``; none of another list."""
+    if not all(_is_pair(pair) and type(pair[1]) in TENSORS for pair in node):
+        return []
+    return [(name, tensor) for name, tensor in node] if len({name for name, _ in node}) == len(node) else []
+
+
+def _is_pair(value: Value) -> bool:
+    return type(value) is list and len(value) == 2 and type(value[0]) is str
 
 
 def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:

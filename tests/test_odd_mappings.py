@@ -20,7 +20,7 @@ SD = dict(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).state_dict(
 
 
 class ItsOwnAttributes(dict[str, Any]):
-    """As HiFi-GAN's AttrDict and addict's Dict are."""
+    """As HiFi-GAN's AttrDict is; addict's Dict is `MadeOfItsItems` as well."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -35,6 +35,11 @@ class EveryItemTwice(dict[str, Any]):
         self.__dict__.update(items)
 
 
+class MadeOfItsItems(ItsOwnAttributes):
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self.items())
+
+
 class AndAttributes(dict[str, Any]):
     """A dict with attributes of its own, one of them called like an item."""
 
@@ -43,16 +48,16 @@ class AndAttributes(dict[str, Any]):
         self.model = {"other.weight": torch.ones(2)}
 
 
-@pytest.mark.parametrize("kind", [ItsOwnAttributes, EveryItemTwice])
+@pytest.mark.parametrize("kind", [ItsOwnAttributes, EveryItemTwice, MadeOfItsItems])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_dict_whose_items_are_attributes(kind: Any, protocol: int, converted: Converted) -> None:
-    report, found = converted(kind({"model": SD, "step": 3}), save={"pickle_protocol": protocol})
+    report, found = converted(kind({"model": SD, "step": 300_000}), save={"pickle_protocol": protocol})
     assert (report.kind, report.key) == ("wrapped", "model")
     assert same(found, SD)
     assert [one.name for one in report.skipped] == ["step"]
 
 
-@pytest.mark.parametrize("kind", [ItsOwnAttributes, EveryItemTwice])
+@pytest.mark.parametrize("kind", [ItsOwnAttributes, EveryItemTwice, MadeOfItsItems])
 def test_and_one_that_is_the_state_dict(kind: Any, converted: Converted) -> None:
     assert same(converted(kind(SD))[1], SD)
 
@@ -60,6 +65,17 @@ def test_and_one_that_is_the_state_dict(kind: Any, converted: Converted) -> None
 def test_an_attribute_is_not_the_item_of_its_name(converted: Converted) -> None:
     with pytest.raises(sdconvert.ChoiceError):
         converted(AndAttributes({"model": SD}))
+
+
+@pytest.mark.parametrize("make", [list, tuple])
+def test_pairs_of_names_and_tensors_are_named(make: Any, converted: Converted) -> None:
+    assert same(converted(make(SD.items()))[1], SD)
+    assert same(converted({"model": make(SD.items())})[1], SD)
+
+
+def test_pairs_that_share_a_name_are_numbered(converted: Converted) -> None:
+    _, found = converted([("w", torch.ones(1)), ("w", torch.zeros(2))])
+    assert list(found) == ["0.1", "1.1"]
 
 
 @dataclass(slots=True)
