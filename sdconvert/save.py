@@ -102,4 +102,6 @@ def _state_dict(given: torch.nn.Module | Mapping[str, Any]) -> tuple[Mapping[str
 
 def _is_flat(state: Mapping[str, Any]) -> bool:
     """Whether no value holds others: then all that are tensors are the weights, whatever they are called."""
-    return not any(isinstance(value, (Mapping, list, tuple)) for value in state.values())
+    return not any(
+        isinstance(value, (Mapping, list, tuple)) or hasattr(value, "state_dict") for value in state.values()
+    )
