@@ -45,7 +45,7 @@ def _inside(node: Object) -> Iterator[tuple[str, Value]]:
     if here is None and slots is None and node.state is not None and node.state is not node:
         yield "state", node.state
     for index, value in enumerate([*node.items, *node.args]):
-        if not (_is_pair(value) and _is_there(*value, known)):  # addict's Dict is made of its items.
+        if not (_is_pair(value) and _is_there(value[0], value[1], known)):  # addict's Dict is made of its items.
             yield str(index), value
 
 
