@@ -29,7 +29,8 @@ from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
 from .recipes import spread, with_recipes
-from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
+from .search import WRAPPED, Census, Found, find, find_in_members, is_marked, is_training_state, walk
+from .tree import children
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
@@ -62,8 +63,9 @@ def extract(
     entries = extraction.flatten(chosen)
     tensors, skipped = extraction.sort_out(entries)
     if not tensors:
-        where = f" at key {key!r}" if key is not None else ""
-        raise _nothing(extraction, where or " in it")
+        where = f" at key {key!r}" if key is not None else " in it"
+        empty = next((f", but {name} is {one.why}" for name, one in entries if type(one) is LostTensor), "")
+        raise _nothing(extraction, where, empty)
     named, dropped = (names or Names()).apply(with_recipes(tensors, chosen.node))
     refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
@@ -100,9 +102,12 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
         raw = [one for one in found if not one.is_averaged]
         averaged = [one for one in found if one.is_averaged]
         if len(raw) == 1 and averaged:
-            names = extraction.names(raw[0])
-            if all(extraction.names(one) - {"n_averaged"} == names for one in averaged):
+            names, *others = ({unwrapped(name) for name, _ in extraction.tensors(one)} for one in (*raw, *averaged))
+            if all(other - {"n_averaged"} == names for other in others):
                 return raw[0], averaged
+        if len(found) == 2 and extraction.tensors(found[0]) == extraction.tensors(found[1]):
+            extraction.warnings.append(f"{found[0].key} was taken; {found[1].key} holds the same tensors")
+            return found[0], []
         options = extraction.candidates(found)
         listed = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
         more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
@@ -116,11 +121,11 @@ def _hint(extraction: _Extraction) -> str:
     return ". There is " + ", ".join(f"--key {c.key}" for c in options[:_SHOWN]) + more if options else ""
 
 
-def _nothing(extraction: _Extraction, where: str) -> UnreadableError | UnsupportedError:
-    """The error for a checkpoint without a state dict."""
+def _nothing(extraction: _Extraction, where: str, but: str = "") -> UnreadableError | UnsupportedError:
+    """The error for a checkpoint without a state dict. `but` is what it has instead."""
     for name, one in extraction.checkpoint.aside.items():
         return UnsupportedError(f"there are no tensors{where}, only {one.what}. --key {name} takes them all the same")
-    return UnreadableError(f"there are no tensors{where}{_only_training(extraction)}")
+    return UnreadableError(f"there are no tensors{where}{but or _only_training(extraction)}")
 
 
 def _aside(checkpoint: Checkpoint) -> Iterator[Skipped]:
@@ -130,6 +135,8 @@ def _aside(checkpoint: Checkpoint) -> Iterator[Skipped]:
 
 def _only_training(extraction: _Extraction) -> str:
     root = extraction.checkpoint.root
+    if is_training_state("", root):  # The parameters themselves are keys in an optimizer, which are no names.
+        return ", only training state" + ". --key . takes it all the same" * (type(root) is Dict)
     training = [n for n, c in children(root) if extraction.census.holds(c) and is_training_state(n, c)]
     if training:
         return f", only training state. --key {training[0]} takes it all the same"
@@ -195,7 +202,7 @@ class _Extraction:
         return listed
 
     def candidate(self, found: Found) -> Candidate:
-        tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
+        tensors = [value for _, value in self.tensors(found)]
         parts = [part for one in tensors if type(one) is EncodedTensor for part in one.parts.values()]
         nbytes = sum(tensor.nbytes for tensor in (*tensors, *parts) if type(tensor) is TensorRef)
         return Candidate(found.key, len(tensors), nbytes, self.kind(found))
@@ -213,9 +220,9 @@ class _Extraction:
             return "tensor"
         return "wrapped" if len(found.path) > self.checkpoint.members else "state_dict"
 
-    def names(self, found: Found) -> set[str]:
-        """The tensors' names without what wrappers put before them."""
-        return {unwrapped(name) for name, value in self.flatten(found) if self.census.is_tensor(value)}
+    def tensors(self, found: Found) -> list[tuple[str, Value]]:
+        """The tensors of a candidate by name; those of two are equal where they are the same parts of the file."""
+        return [(name, value) for name, value in self.flatten(found) if self.census.is_tensor(value)]
 
     def flatten(self, found: Found) -> list[tuple[str, Value]]:
         """Everything below a candidate that is a tensor or stands where one could, names joined with dots."""
@@ -297,7 +304,10 @@ class _Extraction:
                 count = sum(1 for _ in islice(_tensors_below(child), max(left, 0)))
                 left -= 20_000 + count  # Those beside each other may share what is in them.
                 what = f"{count} tensor{'s' * (count != 1)}" if left > 0 else "tensors"
-                yield Skipped(prefix + name, f"outside of the state dict ({what})")
+                why = f"outside of the state dict ({what})"
+                if Found((name,), child, WRAPPED).is_averaged:
+                    why = f"averaged weights ({what}); --key {prefix}{name} takes them"
+                yield Skipped(prefix + name, why)
             else:
                 yield Skipped(prefix + name, describe(child))
 

@@ -44,6 +44,14 @@ def test_the_output_is_beside_the_source_by_default(run: Run, tmp_path: Path) ->
     assert (tmp_path / "m.safetensors").is_file()
 
 
+def test_an_ending_that_names_the_other_format_is_refused(run: Run, tmp_path: Path) -> None:
+    for command, name in (("to-pt", "o.safetensors"), ("to-safetensors", "o.pt")):
+        done = run(command, "m.pt", name)
+        assert (done.returncode, f"{name}: a" in done.stderr, "must not end in" in done.stderr) == (1, True, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+    assert run("to-safetensors", "m.pt", "an-ending-of-no-format").returncode == 0
+
+
 def test_json_is_one_document_with_all_that_happened(run: Run, tmp_path: Path) -> None:
     done = run("to-safetensors", "m.pt", "--json")
     report = json.loads(done.stdout)

@@ -256,3 +256,16 @@ def test_a_wrapped_model_is_saved_under_its_names(tmp_path: Path) -> None:
     report = sdconvert.save(model, tmp_path / "m.safetensors")
     assert contents(tmp_path / "m.safetensors").keys() == {"module.weight", "module.bias"}
     assert report.prefixes == ("module.",)
+
+
+def test_a_model_in_a_dict_is_taken_as_from_a_file_of_the_same(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    report = sdconvert.save({"model": model, "epoch": 3, "scaler": object()}, tmp_path / "m.safetensors")
+    assert report.key == "model"
+    assert contents(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+    assert {one.name for one in report.skipped} == {"epoch", "scaler"}
+
+
+def test_what_is_no_tensor_is_called_what_it_is(tmp_path: Path) -> None:
+    report = sdconvert.save({"w": torch.ones(2), "mean": torch.ones(2).numpy()}, tmp_path / "m.safetensors")
+    assert [(one.name, one.why) for one in report.skipped] == [("mean", "an object (numpy.ndarray)")]

@@ -46,7 +46,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
-        return {**asdict(self), "ok": self.ok, "seconds": round(self.seconds, 3)}
+        facts = asdict(self)
+        return {**facts, "bytes": facts.pop("nbytes"), "ok": self.ok, "seconds": round(self.seconds, 3)}
 
     def __str__(self) -> str:
         return "\n".join(printable(line) for line in self._lines())

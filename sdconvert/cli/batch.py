@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import writers
-from ..errors import ChoiceError, OutputError, UnreadableError, printable
+from ..errors import OutputError, UnreadableError, printable
 from ..remote import is_url
 from . import conversion
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from ..batch import Options, common_directory, convert_many, jobs, sharded
 
     if not args.sources and args.list is None:
-        raise ChoiceError("there is nothing to convert: give a SOURCE or --list FILE")
+        args.usage("there is nothing to convert: give a SOURCE or --list FILE")
     options = Options(
         format=args.format,
         key=args.key,
@@ -128,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     conversion.show(args, summary)
+    if args.quiet and not args.json:
+        for failure in summary.failures:
+            print(f"sdconvert: error: {printable(failure.error)}", file=sys.stderr)
     return 0 if summary.ok else 1
 
 
@@ -169,7 +172,7 @@ def _manifest(args: argparse.Namespace) -> str:
     if args.manifest is not None:
         return str(args.manifest)
     if is_url(args.output_dir):
-        raise ChoiceError("the output directory is a URL: name a local file for the record with --manifest")
+        args.usage("the output directory is a URL: name a local file for the record with --manifest")
     _make(args.output_dir)
     share = "" if args.shard is None else "-{}-of-{}".format(*args.shard)
     return os.path.join(args.output_dir, f"sdconvert-manifest{share}.jsonl")

@@ -131,7 +131,7 @@ def review(
 
 def _parse(pull_request: str | int, repo_id: str | None) -> tuple[str, int]:
     text = str(pull_request)
-    if text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < 10:
         if repo_id is None or repo_id.count("/") != 1:
             raise ChoiceError(f"pull request {text}: of which repository? Give it as owner/name")
         return repo_id.removeprefix("hf://"), int(text)

@@ -19,6 +19,7 @@ from ..tensor import Storage, end_of, strided
 from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
+_PLAIN_KEYS = ("numpy.core.multiarray.scalar", "_codecs.encode")
 # Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3. This many, in as many
 # checkpoints inside each other as Limits.nesting allows, still fit on Python's stack.
 _DEPTH = 16
@@ -116,7 +117,13 @@ class Resolver:
 
     def pairs(self, pairs: list[tuple[Node, Node]] | None) -> list[tuple[Value, Value]]:
         value = self.value
-        return [(key, value(item)) for key, item in pairs or ()]
+        return [(key if type(key) is not Call else self.key(key), value(item)) for key, item in pairs or ()]
+
+    def key(self, key: Call) -> Value:
+        """Numbers of numpy, and bytes, are calls as well, and mean as a key what they mean elsewhere."""
+        if type(key.func) is not Global or key.func.key not in _PLAIN_KEYS:
+            return key
+        return plain if type(plain := self.value(key)) in _ATOMS else key
 
     def state(self, call: Call) -> Value:
         """The arguments of BUILD as one: dicts are merged, as ``__dict__.update`` would."""

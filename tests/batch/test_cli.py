@@ -62,6 +62,15 @@ def test_failures_are_named_and_the_rest_is_done(checkpoints: Checkpoints, tmp_p
     assert "Traceback" not in done.stderr
 
 
+def test_quiet_names_failures_and_nothing_else(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints(2)
+    (tmp_path / "in" / "1.pt").write_bytes(b"\x80\x02 no")
+    done = batch("in", "--output-dir", "out", "-q", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("sdconvert: error: in/1.pt: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_sources_from_a_list_in_shares(checkpoints: Checkpoints, tmp_path: Path) -> None:
     checkpoints(12)
     listed = "".join(f"in/{number}.pt\n" for number in range(12))
@@ -79,9 +88,9 @@ def test_sources_from_a_list_in_shares(checkpoints: Checkpoints, tmp_path: Path)
 @pytest.mark.parametrize(
     ("args", "code", "word"),
     [
-        (["--output-dir", "out"], 1, "nothing to convert"),
+        (["--output-dir", "out"], 2, "nothing to convert"),
         (["in", "--output-dir", "out", "--shard", "3/3"], 2, "I/N"),
-        (["in", "--output-dir", "s3://bucket/out"], 1, "--manifest"),
+        (["in", "--output-dir", "s3://bucket/out"], 2, "--manifest"),
         (["in/*.nothing", "--output-dir", "out"], 1, "fits no file"),
         (["in", "--output-dir", "out", "--executor", "abacus"], 1, "no executor"),
         (["in", "--output-dir", "in/0.pt/x"], 1, "cannot be made"),
