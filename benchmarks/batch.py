@@ -155,7 +155,7 @@ def main() -> None:
         make(root / "small", args.small, 1000)
         costs = []
         for number in range(args.pairs):
-            took = []
+            took: list[float] = []
             for code in (_ONE_BY_ONE, _BATCH):
                 out = root / f"small-{number}-{len(took)}"
                 out.mkdir()
