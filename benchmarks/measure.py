@@ -61,9 +61,15 @@ def measured(command: Command, timeout: float = 600) -> Measured:
 
         timer = threading.Timer(timeout, end)
         timer.start()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        seconds = time.perf_counter() - began
-        timer.cancel()
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            seconds = time.perf_counter() - began
+        except BaseException:  # Whoever interrupts this wants nothing to go on, and what it writes to be removed.
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            timer.cancel()
         counts = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="those alone, from benchmarks/results.json")
     parser.add_argument("--dir", help="where to work (default: a temporary directory)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that what was made is removed.
     if args.write and (args.plan is TINY or set(args.only) != set(PARTS)):
         parser.error("only a whole run can be written into the docs")
     if args.render and not render.RESULTS.exists():
