@@ -1,7 +1,7 @@
 """What a batch costs beside the conversions themselves, and what a second worker brings.
 
-    python benchmarks/batch.py --pairs 5
-    python benchmarks/batch.py --pairs 5 --directory /data    # with a disk, which all workers share
+    python -m benchmarks.batch --pairs 5
+    python -m benchmarks.batch --pairs 5 --directory /data    # with a disk, which all workers share
 
 Three tables. Conversions with ``--dtype bfloat16``, as ``sdconvert batch`` does them by default: cast, verified, with
 their SHA-256. They are in memory (``/dev/shm``), where nothing but the processors is in the way, and by turns done by
@@ -155,7 +155,7 @@ def main() -> None:
         make(root / "small", args.small, 1000)
         costs = []
         for number in range(args.pairs):
-            took = []
+            took: list[float] = []
             for code in (_ONE_BY_ONE, _BATCH):
                 out = root / f"small-{number}-{len(took)}"
                 out.mkdir()

@@ -23,7 +23,7 @@ from .checkpoint import (
     TensorRef,
     Value,
 )
-from .errors import ChoiceError, UnreadableError, UnsupportedError
+from .errors import ChoiceError, UnreadableError, UnsupportedError, listed
 from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names, unwrapped
@@ -109,16 +109,15 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
             extraction.warnings.append(f"{found[0].key} was taken; {found[1].key} holds the same tensors")
             return found[0], []
         options = extraction.candidates(found)
-        listed = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
+        shown = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
         more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
-        raise ChoiceError(f"it holds several state dicts. Choose one with {listed}{more}", options)
+        raise ChoiceError(f"it holds several state dicts. Choose one with {shown}{more}", options)
     return found[0], []
 
 
 def _hint(extraction: _Extraction) -> str:
-    options = extraction.candidates()
-    more = f" and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
-    return ". There is " + ", ".join(f"--key {c.key}" for c in options[:_SHOWN]) + more if options else ""
+    options = listed([f"--key {one.key}" for one in extraction.candidates()], _SHOWN)
+    return f". There is {options}" if options else ""
 
 
 def _nothing(extraction: _Extraction, where: str, but: str = "") -> UnreadableError | UnsupportedError:
@@ -192,14 +191,14 @@ class _Extraction:
 
     def candidates(self, found: list[Found] | None = None) -> list[Candidate]:
         """What there is to choose from; `found` if it is known already."""
-        listed: list[Candidate] = []
+        candidates: list[Candidate] = []
         left = _COUNTED  # Candidates may share what is in them.
         for one in (self.find() if found is None else found)[:_LISTED]:
-            listed.append(self.candidate(one))
-            left -= listed[-1].tensors
+            candidates.append(self.candidate(one))
+            left -= candidates[-1].tensors
             if left < 0:
                 break
-        return listed
+        return candidates
 
     def candidate(self, found: Found) -> Candidate:
         tensors = [value for _, value in self.tensors(found)]

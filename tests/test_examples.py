@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from tests.docs_files import ROOT, named
+from tests.hub_server import HubServer
 
 EXAMPLES = ROOT / "examples"
 
@@ -62,6 +63,30 @@ def test_load_differently(tmp_path: Path) -> None:
 
 def test_share_weights(tmp_path: Path) -> None:
     assert run("share_weights.py", str(EXAMPLES / "charlm.pt"), cwd=tmp_path) == "two models, one memory\n"
+
+
+def test_publish_a_file_of_ones_own(hub: HubServer) -> None:
+    done = hub.run([str(EXAMPLES / "publish.py"), str(EXAMPLES / "charlm.pt"), "me/charlm"], token=hub.token)
+    assert done.returncode == 0, done.stderr
+    assert "to send: model.safetensors" in done.stdout
+    assert "committed: " in done.stdout
+    assert "to the bit" in done.stdout
+    assert hub.paths("me/charlm") == ["README.md", "model.safetensors"]
+    assert "embedding.weight" in load(hub.read("me/charlm", "model.safetensors"))
+
+
+def test_publish_safetensors_for_somebodys_pickle(hub: HubServer, tmp_path: Path) -> None:
+    named(["model.pt"], tmp_path)
+    hub.add_repo("you/model", {"pytorch_model.bin": (tmp_path / "model.pt").read_bytes()})
+    done = hub.run([str(EXAMPLES / "publish.py"), "hf://you/model", "you/model"], token=hub.read_token)
+    assert done.returncode == 0, done.stderr
+    assert "proposed: " in done.stdout
+    assert "to the bit" in done.stdout
+    assert hub.paths("you/model") == ["pytorch_model.bin"]
+    assert hub.paths("you/model", "refs/pr/1") == ["model.safetensors", "pytorch_model.bin"]
+    refused = hub.run([str(EXAMPLES / "publish.py"), "nowhere.pt", "me/model"], token=hub.token)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: nowhere.pt")
 
 
 @pytest.mark.parametrize("executor", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
