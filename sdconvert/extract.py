@@ -222,10 +222,10 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience, spelled = self.census.patience, self.spelled
+        patience, spelled, is_tensor = self.census.patience, self.spelled, self.census.is_tensor
         while True:
             for name, node in below:
-                if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
+                if is_tensor(node) or (walking and not self.census.holds(node)):
                     if prefix:
                         spelled -= len(prefix) + len(name)
                         if spelled < 0:
@@ -272,7 +272,10 @@ class _Extraction:
 
     def sort_out(self, entries: list[tuple[str, Value]]) -> tuple[dict[str, Value], list[Skipped]]:
         """Tensors by name, and what is not one. UnreadableError when a name is there twice."""
-        tensors: dict[str, Value] = {}
+        tensors = dict(entries)
+        if len(tensors) == len(entries) and self.census.are_tensors(tensors.values()):
+            return tensors, []
+        tensors = {}
         skipped: list[Skipped] = []
         for name, value in entries:
             if not self.census.is_tensor(value) or (type(value) is LostTensor and value.empty):
@@ -319,7 +322,7 @@ class _Extraction:
     def leftovers(self, chosen: Found) -> Dict:
         """The values that are not weights, for ``--extras``."""
         result = Dict([(prefix + name, child) for prefix, name, child in self._siblings(chosen)])
-        if type(chosen.node) is Dict:
+        if type(chosen.node) is Dict and not self.census.are_tensors(value for _, value in chosen.node.pairs):
             result.pairs += ((name, value) for name, value in children(chosen.node) if not self.census.holds(value))
         return result
 

@@ -68,6 +68,8 @@ class Names:
         return kept, dropped
 
     def _filter(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
+        if tensors and not self.include and not self.exclude:
+            return tensors, []
         for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in tensors):

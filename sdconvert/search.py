@@ -181,6 +181,10 @@ class Census:
         kind = type(node)
         return kind in TENSORS and (kind is not TensorRef or self.arrays or not node.array)
 
+    def are_tensors(self, nodes: Iterable[Value]) -> bool:
+        """Whether all of `nodes` are plain tensors that belong in a state dict."""
+        return all(type(node) is TensorRef and (self.arrays or not node.array) for node in nodes)
+
     def holds(self, node: Value) -> bool:
         """Whether `node` is a tensor or has one below it."""
         return id(node) in self._holds or self.is_tensor(node)
