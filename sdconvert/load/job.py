@@ -185,10 +185,11 @@ class Job:
         try:
             for postponed in into.postponed:
                 visit.again(postponed)
-        finally:
+        except BaseException:
             into.trials += visit.found.trials
-            if len(visit.found.trials) < len(into.postponed):
-                self.undo()
+            self.undo()
+            raise
+        into.trials += visit.found.trials
         _merge(into, visit.found)
         self.goals = self._read(into.goals)
         self.check()
@@ -236,7 +237,11 @@ class Job:
                         self._joined = True
                         continue
             todo.append(group)
-        settle(todo, self.targets.assign)
+        try:
+            settle(todo, self.targets.assign)
+        except BaseException:
+            self.undo()
+            raise
         for module, state in self._extras:
             module.set_extra_state(state)
         rest = [slot for slot in self.slots if id(slot.tensor) not in groups]

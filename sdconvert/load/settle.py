@@ -124,13 +124,19 @@ def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
         return
     if not is_plain(old) and not _is_wrapper(old):
         # Neither the number of elements nor how they are quantized is copied by all of torch's kernels.
-        old.data = _copied(new.detach())
+        _set_data(old, _copied(new.detach()))
         return
     new = _shaped(old, new)
     if new.shape == old.shape:
         old.copy_(new)
     else:  # The module asked for it: a queue that grows with what is loaded.
         old.data = new.detach().to(old.dtype, copy=True)
+
+
+def _set_data(old: torch.Tensor, data: torch.Tensor) -> None:
+    if str(old.layout) == "torch.jagged":  # Setting its `data` does nothing at all, without an error.
+        raise RuntimeError("a jagged tensor cannot be filled in place")
+    old.data = data
 
 
 def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
@@ -152,7 +158,7 @@ def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool 
     if new.dtype != dtype or new.device != device:
         new = new.to(device, dtype)
     if not old.is_meta and not assign:
-        old.data = new.detach()
+        _set_data(old, new.detach())
         return old
     if type(old) is not Parameter and not isinstance(old, Parameter):  # Asking a class of torch for instances is slow.
         return new
@@ -167,10 +173,11 @@ def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool 
 
 
 def _parameter(old: torch.Tensor, new: torch.Tensor) -> Parameter:
-    """`new` as a parameter like `old`."""
+    """`new` as a parameter like `old`, with the attributes that somebody set on that."""
     made = Parameter(new, old.requires_grad)
     if old.__dict__:
-        made.__dict__.update(old.__dict__)
+        # Those of a tensor that wraps others are these others.
+        made.__dict__.update({name: value for name, value in old.__dict__.items() if name not in made.__dict__})
     return made
 
 

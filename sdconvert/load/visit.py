@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import Module
 
+from ..errors import UnsupportedError
 from .offer import EXTRA, Offer
+from .packed import pack, version_of
 from .slots import Node, Slot, asks, fits, nodes, own, shape_of, takes_extra, tree
 from .targets import Target, Targets
 from .trial import Trial
@@ -220,7 +222,9 @@ class Visit:
         missing: list[str] = []
         unexpected: list[str] = []
         errors: list[str] = []
-        facts = dict((self._versions or {}).get(prefix[:-1], {})) | {_ASSIGN: True}
+        facts = version_of(module, prefix, names) | dict((self._versions or {}).get(prefix[:-1], {})) | {_ASSIGN: True}
+        if self._real is not None:
+            pack(module, prefix, state)
         trial = Trial(module, copies=self._real is not None or not is_of_torch)
         clean = True
         with warnings.catch_warnings():
@@ -228,9 +232,14 @@ class Visit:
                 warnings.simplefilter("ignore")  # About stand-ins; with real tensors it would be said again.
             try:
                 module._load_from_state_dict(state, prefix, facts, True, missing, unexpected, errors)
-            except Exception:
+            except Exception as error:
                 if self._real is not None:
                     trial.undo()
+                    if is_of_torch and type(error) is KeyError:
+                        raise UnsupportedError(
+                            f"{prefix[:-1]}: {type(module).__name__} has its own way of loading, which needs {error}, "
+                            "and the source has no tensor of that name. load_state_dict may take what torch.load gives"
+                        ) from None
                     raise
                 clean = False
         goals: list[Goal] = []
