@@ -99,7 +99,7 @@ def test_what_is_missing_is_an_error_that_names_it_and_the_model_is_as_it_was(
         for left_out in ("4._packed_params*", "4.scale"):
             model = quantized(1)
             before = model(example)
-            with pytest.raises(UnsupportedError, match=r": 4.*: Linear\w* has its own way of loading, which needs '4\."):
+            with pytest.raises(UnsupportedError, match=r": 4.*: Linear.* way of loading, which needs '4\."):
                 sdconvert.load_into(model, source, exclude=left_out)
             assert torch.equal(model(example), before)
             assert model[1].scale != original[1].scale
@@ -111,5 +111,5 @@ def test_what_is_packed_as_no_tensors_is_an_error_that_names_it(tmp_path: Path) 
     with pytest.raises((UnsupportedError, sdconvert.UnreadableError)) as caught:
         sdconvert.load_into(dynamic(1, torch.qint8, nn.LSTM), tmp_path / "m.pt")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UnsupportedError, match=r"^the state dict: 0\._all_weight_values\.0: PackedParameter has its own way"):
+    with pytest.raises(UnsupportedError, match=r": 0\._all_weight_values\.0: PackedParameter has"):
         sdconvert.load_into(dynamic(1, torch.qint8, nn.LSTM), {"0.x": torch.ones(1)}, strict=False)
