@@ -113,3 +113,20 @@ def test_what_is_packed_as_no_tensors_is_an_error_that_names_it(tmp_path: Path) 
     assert "\n" not in str(caught.value)
     with pytest.raises(UnsupportedError, match=r": 0\._all_weight_values\.0: PackedParameter has"):
         sdconvert.load_into(dynamic(1, torch.qint8, nn.LSTM), {"0.x": torch.ones(1)}, strict=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_asked_is_put_back_when_torch_refuses_another_tensor(original: Any) -> None:
+    def holder(seed: int) -> Any:
+        module = nn.Module()
+        module.layers = quantized(seed)
+        rows = [torch.ones(2, 3), torch.ones(1, 3)]
+        module.register_buffer("rows", torch.nested.nested_tensor(rows, layout=torch.jagged))
+        return module
+
+    model = holder(1)
+    before = model.layers[1].scale
+    assert before != original[1].scale
+    with pytest.raises(UnsupportedError, match="rows does not go into the model"):
+        sdconvert.load_into(model, holder(0).state_dict())
+    assert model.layers[1].scale == before
