@@ -26,7 +26,7 @@ from .checkpoint import (
 from .errors import ChoiceError, UnreadableError, UnsupportedError, listed
 from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
-from .names import Names, unwrapped
+from .names import Names, check_names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
 from .recipes import spread, with_recipes
 from .search import WRAPPED, Census, Found, find, find_in_members, is_marked, is_training_state, walk
@@ -74,7 +74,7 @@ def extract(
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise UnsupportedError(f"there is no faithful way to write {shown}{more}. --exclude NAME leaves a tensor out")
     plain, encoded = spread(named, limits)
-    _check_names({**named, **plain}, limits)
+    check_names((*named, *plain), limits)
     return StateDict(
         tensors=plain,
         key="" if chosen.key == "." else chosen.key,
@@ -163,19 +163,6 @@ def _tensors_below(node: Value) -> Iterator[Value]:
                     todo.append(child)
 
 
-def _check_names(names: dict[str, Value], limits: Limits) -> None:
-    for name in names:
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError:
-            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
-        if size > limits.name_bytes:
-            raise UnreadableError(
-                f"a tensor's name has {size} bytes, more than Limits.name_bytes: {name[:60]}... "
-                "The file is hostile; --key or --exclude may leave it out"
-            )
-
-
 class _Extraction:
     """The tree with its census, and what was noticed while walking it."""
 
@@ -232,10 +219,10 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience, spelled = self.census.patience, self.spelled
+        patience, spelled, is_tensor = self.census.patience, self.spelled, self.census.is_tensor
         while True:
             for name, node in below:
-                if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
+                if is_tensor(node) or (walking and not self.census.holds(node)):
                     if prefix:
                         spelled -= len(prefix) + len(name)
                         if spelled < 0:
@@ -282,7 +269,10 @@ class _Extraction:
 
     def sort_out(self, entries: list[tuple[str, Value]]) -> tuple[dict[str, Value], list[Skipped]]:
         """Tensors by name, and what is not one. UnreadableError when a name is there twice."""
-        tensors: dict[str, Value] = {}
+        tensors = dict(entries)
+        if len(tensors) == len(entries) and self.census.are_tensors(tensors.values()):
+            return tensors, []
+        tensors = {}
         skipped: list[Skipped] = []
         for name, value in entries:
             if not self.census.is_tensor(value) or (type(value) is LostTensor and value.empty):
@@ -332,7 +322,7 @@ class _Extraction:
     def leftovers(self, chosen: Found) -> Dict:
         """The values that are not weights, for ``--extras``."""
         result = Dict([(prefix + name, child) for prefix, name, child in self._siblings(chosen)])
-        if type(chosen.node) is Dict:
+        if type(chosen.node) is Dict and not self.census.are_tensors(value for _, value in chosen.node.pairs):
             result.pairs += ((name, value) for name, value in children(chosen.node) if not self.census.holds(value))
         return result
 

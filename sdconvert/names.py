@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .checkpoint import Skipped, Value
-from .errors import ChoiceError
+from .errors import ChoiceError, UnreadableError
+from .limits import Limits
 
 # Put before every name, by DataParallel and DDP, and by others.
 _LEADING = ("module.", "_module.")
@@ -83,6 +84,8 @@ class Names:
         return kept, dropped
 
     def _filter(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
+        if tensors and not self.include and not self.exclude:
+            return tensors, []
         for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in tensors):
@@ -144,3 +147,17 @@ def _renamed(tensors: dict[str, Value], change: Callable[[str], str], flag: str)
 def _such_as(names: list[str] | dict[str, Value]) -> str:
     first = next(iter(names), None)
     return "" if first is None else f". The first is {first!r}"
+
+
+def check_names(names: Iterable[str], limits: Limits) -> None:
+    """UnreadableError for a name that no file can hold, or that is too long to be one."""
+    for name in names:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
+        if size > limits.name_bytes:
+            raise UnreadableError(
+                f"a tensor's name has {size} bytes, more than Limits.name_bytes: {name[:60]}... "
+                "The file is hostile; --key or --exclude may leave it out"
+            )

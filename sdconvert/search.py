@@ -10,7 +10,7 @@ are taken together; several of the others are a choice that only a person can ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .checkpoint import TENSORS, Dict, Object, TensorRef, Value
@@ -129,6 +129,10 @@ class Census:
         """Whether `node` is itself something that belongs in a state dict."""
         kind = type(node)
         return kind in TENSORS and (kind is not TensorRef or self.arrays or not node.array)
+
+    def are_tensors(self, nodes: Iterable[Value]) -> bool:
+        """Whether all of `nodes` are plain tensors that belong in a state dict."""
+        return all(type(node) is TensorRef and (self.arrays or not node.array) for node in nodes)
 
     def holds(self, node: Value) -> bool:
         """Whether `node` is a tensor or has one below it."""

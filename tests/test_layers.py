@@ -47,7 +47,7 @@ ROWS = [
     "hub.publication hub.client hub.provenance hub.permission hub.naming hub.evidence hub.proposal hub.card hub.commit",
     "hub.review hub.publish hub",
     "batch.jobs batch.task batch.manifest batch.sources batch.executors batch.summary batch.seen batch.driver batch",
-    "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode",
+    "load.match load.result load.mapping load.memory load.reading load.pause load.skeleton load.decode load.packed",
     "load.transfer load.place load.offer load.slots load.trial",
     "load.visit load.targets load.filling load.settle",
     "load.job load.into load.tensors load",

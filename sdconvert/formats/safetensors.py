@@ -7,22 +7,23 @@ it lets pass.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checkpoint import Checkpoint, Dict
-from ..dtypes import BY_CODE
+from ..dtypes import BY_CODE, DType
 from ..errors import UnreadableError
 from ..inflated import credit
 from ..limits import Limits
 from ..recipes import KEY, restored
 from ..source import Source
 from ..source import read as read_bytes
-from ..tensor import Storage, TensorRef, filling, numel
+from ..tensor import Piece, Shape, Storage, TensorRef, check_numbers, contiguous_strides, numel
 from .protocol import Nested
 from .strict_json import parse
 
 NAME = "safetensors"
 _INT = frozenset({int})
+_NUMBERS = "a size or an offset is not a whole number of 0 or more"
 
 
 def sniff(head: bytes, source: Source) -> bool:
@@ -46,8 +47,9 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
         raise UnreadableError("header: a name has half of a surrogate pair, which is no text. It is damaged") from None
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
+    layouts: dict[tuple[object, ...], _Layout] = {}
     for name, info in header.items():
-        begin, end, tensors[name] = _tensor(source, start, name, info)
+        begin, end, tensors[name] = _tensor(source, start, name, info, layouts)
         ranges.append((begin, end, name))
     expected = 0
     for begin, end, name in sorted(ranges):
@@ -76,28 +78,52 @@ def _header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
     return parse(read_bytes(source, 8, size), "header"), 8 + size
 
 
-def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int, TensorRef]:
-    def wrong(what: str) -> UnreadableError:
-        return UnreadableError(f"header: {name}: {what}. The file is damaged")
+class _Layout(NamedTuple):
+    """What is the same for all tensors of one dtype and shape, and is checked once for all of them."""
 
+    dtype: DType
+    shape: Shape
+    strides: tuple[int, ...]
+    nbytes: int
+
+
+def _tensor(
+    source: Source, start: int, name: str, info: Any, layouts: dict[tuple[object, ...], _Layout]
+) -> tuple[int, int, TensorRef]:
     if type(info) is not dict:
-        raise wrong("it is not described by an object")
-    code, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    if type(code) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
-        raise wrong("dtype, shape or data_offsets is missing or of the wrong kind")
-    numbers = (*shape, *offsets)
-    if not _INT.issuperset(map(type, numbers)) or min(numbers) < 0 or max(numbers) >> 63:
-        raise wrong("a size or an offset is not a whole number of 0 or more")
+        raise _wrong(name, "it is not described by an object")
+    code, sizes, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
+    if type(code) is not str or type(sizes) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise _wrong(name, "dtype, shape or data_offsets is missing or of the wrong kind")
+    begin, end = offsets
+    # Before anything is looked up: True is equal to 1, and no size.
+    if not _INT.issuperset(map(type, (*sizes, begin, end))) or begin < 0 or end >> 63:
+        raise _wrong(name, _NUMBERS)
+    key = (code, *sizes)
+    layout = layouts.get(key)
+    if layout is None:
+        layout = layouts[key] = _layout(name, code, sizes)
+    dtype, shape, strides, nbytes = layout
+    if end - begin != nbytes:
+        raise _wrong(name, f"its {nbytes} bytes do not fill {begin} to {end}")
+    storage = Storage(source, start + begin, nbytes, name)
+    return begin, end, TensorRef(dtype, shape, (Piece(storage, 0, strides, shape, 0, strides),))
+
+
+def _layout(name: str, code: str, sizes: list[int]) -> _Layout:
+    if min(sizes, default=0) < 0 or max(sizes, default=0) >> 63:
+        raise _wrong(name, _NUMBERS)
     dtype = BY_CODE.get(code)
     if dtype is None:
-        raise wrong(f"dtype {code} is not one that torch has")
+        raise _wrong(name, f"dtype {code} is not one that torch has")
     if dtype.packed > 1:  # F4: two to a byte; torch's dtype counts the pairs.
-        if not shape or shape[-1] % dtype.packed:
-            raise wrong(f"its elements of {code} do not fill whole bytes")
-        shape = [*shape[:-1], shape[-1] // dtype.packed]
-    begin, end = offsets
-    size = tuple(shape)
-    nbytes = numel(size) * dtype.itemsize
-    if end - begin != nbytes:
-        raise wrong(f"its {nbytes} bytes do not fill {begin} to {end}")
-    return begin, end, filling(dtype, size, Storage(source, start + begin, end - begin, name))
+        if not sizes or sizes[-1] % dtype.packed:
+            raise _wrong(name, f"its elements of {code} do not fill whole bytes")
+        sizes = [*sizes[:-1], sizes[-1] // dtype.packed]
+    shape = tuple(sizes)
+    check_numbers(shape, len(shape))
+    return _Layout(dtype, shape, contiguous_strides(shape), numel(shape) * dtype.itemsize)
+
+
+def _wrong(name: str, what: str) -> UnreadableError:
+    return UnreadableError(f"header: {name}: {what}. The file is damaged")
