@@ -62,7 +62,7 @@ def _named(node: list[Value]) -> list[tuple[str, Value]]:
 
 
 def _is_pair(value: Value) -> bool:
-    return type(value) is list and len(value) == 2 and type(value[0]) is str
+    return type(value) is list and len(value) == 2 and type(value[0]) is str and value[0] != ""
 
 
 def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:

@@ -28,8 +28,16 @@ def flat(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """All tensors of a tree by their dotted paths."""
     if isinstance(tree, torch.Tensor):
         return {prefix[:-1]: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    if isinstance(tree, list | tuple):
+        named = all(isinstance(pair, list | tuple) and len(pair) == 2 and is_named(*pair) for pair in tree)
+        tree = dict(tree) if named and len(dict(tree)) == len(tree) else dict(enumerate(tree))
+    items = tree.items() if isinstance(tree, dict) else ()
     return {name: leaf for key, value in items for name, leaf in flat(value, f"{prefix}{key}.").items()}
+
+
+def is_named(name: Any, value: Any) -> bool:
+    """Whether a pair is one of those that ``list(model.named_parameters())`` holds."""
+    return isinstance(name, str) and name != "" and isinstance(value, torch.Tensor)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

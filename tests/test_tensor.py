@@ -15,7 +15,6 @@ from sdconvert.tensor import (
     TensorRef,
     contiguous_strides,
     end_of,
-    filling,
     is_contiguous,
     strided,
 )
@@ -70,12 +69,3 @@ def test_elements_are_counted_in_64_bits() -> None:
 def test_sizes_and_strides_are_whole_numbers(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
     with pytest.raises(sdconvert.UnreadableError, match="not a whole number"):
         seen(shape, strides)
-
-
-def test_what_fills_a_storage_fills_all_of_it() -> None:
-    storage = Storage(MemorySource(bytes(24)), 0, 24, "s")
-    assert filling(FLOAT, (2, 3), storage) == strided(FLOAT, (2, 3), storage, 0, (3, 1))
-    with pytest.raises(sdconvert.UnreadableError, match="the tensor needs 28"):
-        filling(FLOAT, (7,), storage)
-    with pytest.raises(sdconvert.UnreadableError, match="65 dimensions; torch stops at 64"):
-        filling(FLOAT, (6, *[1] * 64), storage)
