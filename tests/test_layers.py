@@ -15,7 +15,7 @@ PACKAGE = Path(sdconvert.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import what stands before it, and its own row.
 ROWS = [
-    "errors limits dtypes crc32 shardnames",
+    "starting errors limits dtypes crc32 shardnames",
     "source tensor folder",
     "inflated late gather progress notebook strict_json",
     "remote.tokens remote.proof remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",

@@ -13,7 +13,16 @@ from . import layouts
 
 _LARGEST = 6000
 # Large, and slow to build.
-_BOMBS = ("bomb-unpacked", "bomb-gone-gzip", "bomb-deflated", "growth", "share", "script-classes", "script-spaces")
+_BOMBS = (
+    "bomb-unpacked",
+    "bomb-gone-gzip",
+    "bomb-deflated",
+    "growth",
+    "share",
+    "script-classes",
+    "script-spaces",
+    "json-bomb",
+)
 # The seeds of targets that are not a container of their own, by the beginnings of cases' names.
 BY_NAME: Mapping[str, tuple[str, ...]] = {
     "machine": ("exec", "malformed", "storage", "name", "bomb"),
