@@ -42,7 +42,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     metadata: dict[str, str] | None = None
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
-    for name, info in members(source, 8, size, "header", limits.json_bytes):
+    for name, info in members(source, 8, size, "header", limits.json_bytes // 3):
         if name in tensors or (name == "__metadata__" and metadata is not None):
             raise UnreadableError("header: a name is there twice. Readers differ in which one they take")
         if name == "__metadata__":
