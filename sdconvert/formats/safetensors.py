@@ -129,7 +129,7 @@ def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int,
         whole = 1
         for one in size:
             whole *= one
-            if whole >> 60:
+            if whole >> 64:
                 raise wrong("its dimensions multiply to more than 64 bits hold")
     nbytes = numel(size) * dtype.itemsize
     if end - begin != nbytes:
