@@ -60,12 +60,8 @@ def members(source: Source, offset: int, nbytes: int, what: str, most: int) -> I
     window.expect("{")
     if window.peek() != "}":
         while True:
-            name = window.value()
-            if type(name) is not str:
-                raise _not_json(what, "a name is not a string")
-            window.expect(":")
-            yield name, window.value()
-            if window.peek() != ",":
+            yield window.quick() or window.pair()
+            if window.text[window.at : window.at + 1] != "," and window.peek() != ",":
                 break
             window.at += 1
     window.expect("}")
@@ -113,6 +109,28 @@ class _Window:
         if self.peek() != sign:
             raise _not_json(self.what, f"a {sign} is missing")
         self.at += 1
+
+    def quick(self) -> tuple[str, Any] | None:
+        """The next name and value if no space is around them and all of it is here, as nearly always."""
+        try:
+            name, at = self.raw_decode(self.text, self.at)
+            if type(name) is not str or self.text[at] != ":":
+                return None
+            value, at = self.raw_decode(self.text, at + 1)
+        except (ValueError, IndexError, RecursionError, _RefusedError):
+            return None
+        if at == len(self.text):  # Half of a number, perhaps.
+            return None
+        self.at = at
+        return name, value
+
+    def pair(self) -> tuple[str, Any]:
+        """The next name and value. UnreadableError when they are wrong."""
+        name = self.value()
+        if type(name) is not str:
+            raise _not_json(self.what, "a name is not a string")
+        self.expect(":")
+        return name, self.value()
 
     def value(self) -> Any:
         self.peek()
