@@ -1,6 +1,6 @@
 """sdconvert beside what one would do without it, turn by turn in one run.
 
-    python benchmarks/convert.py --gigabytes 3 --pairs 5
+    python -m benchmarks.convert --gigabytes 3 --pairs 5
 
 Makes a half-precision language model of 291 names and 290 tensors (input and output embedding
 tied) of the size asked for, one of 1 MB, and one of 100,000 small tensors, with torch. Then, in
@@ -17,63 +17,14 @@ sdconvert's time to the others', and the largest resident memory of any run.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-
-
-def make(what: str, path: str) -> None:
-    """Save a checkpoint. In a process of its own: a child's peak memory begins with its parent's."""
-    import torch
-
-    if what == "small":
-        state = {f"layers.{i}.weight": torch.randn(100, 100) for i in range(25)}
-    elif what == "many":
-        state = {f"layers.{i // 10}.weight{i}": torch.randn(4, 4) for i in range(100_000)}
-    else:
-        state = language_model(float(what) * 1e9)
-    torch.save(state, path)
-
-
-def language_model(nbytes: float) -> dict[str, torch.Tensor]:
-    """A state dict of 32 layers and about `nbytes` bytes; the first and last name are one tensor."""
-    import torch
-
-    layers, vocabulary = 32, 32_000
-    width = max(64, int(2048 * (nbytes / 3e9) ** 0.5) // 64 * 64)
-    inner = max(64, int((nbytes - vocabulary * width * 2) / layers / 2 - 4 * width * width) // (3 * width))
-    shapes = {f"self_attn.{part}_proj": (width, width) for part in "qkvo"}
-    shapes |= {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
-    shapes |= {"input_layernorm": (width,), "post_attention_layernorm": (width,)}
-    model = {"model.embed_tokens.weight": torch.randn(vocabulary, width, dtype=torch.float16)}
-    for layer in range(layers):
-        for name, shape in shapes.items():
-            model[f"model.layers.{layer}.{name}.weight"] = torch.randn(shape, dtype=torch.float16)
-    model["model.norm.weight"] = torch.ones(width, dtype=torch.float16)
-    model["lm_head.weight"] = model["model.embed_tokens.weight"]
-    return model
-
-
-def measured(command: list[str] | str) -> tuple[float, int]:
-    """Seconds of wall time and bytes of peak resident memory of one command."""
-    os.sync()
-    began = time.perf_counter()
-    process = subprocess.Popen(command, shell=isinstance(command, str), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    if status:
-        raise SystemExit(f"{command} failed")
-    return seconds, usage.ru_maxrss * 1024
-
+from benchmarks.measure import Command, environment, made, measured, remove, sdconvert, warm
 
 # What one would write without sdconvert. torch.equal takes NaNs for different; there are none here.
 _TORCH = """
@@ -83,8 +34,6 @@ assert one.keys() == other.keys()
 assert all(one[n].dtype == other[n].dtype and torch.equal(one[n], other[n]) for n in one)
 """
 
-Command = list[str] | str
-
 
 def contest(label: str, sources: list[Path], runs: dict[str, Command], count: int, out: Path | None = None) -> None:
     """Print one row: the medians of `runs` in turn, `count` times; the first is sdconvert's.
@@ -93,16 +42,15 @@ def contest(label: str, sources: list[Path], runs: dict[str, Command], count: in
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks = dict.fromkeys(runs, 0)
-    for source in sources:
-        measured(f"cat '{source}' > /dev/null")
+    warm(sources)
     for number in range(count):
         # Who goes first alternates: on virtual machines, memory that was just given back costs the next to take it.
         for name in list(runs)[:: 1 if number % 2 else -1]:
-            taken, peak = measured(runs[name])
-            seconds[name].append(taken)
-            peaks[name] = max(peaks[name], peak)
+            taken = measured(runs[name])
+            seconds[name].append(taken.seconds)
+            peaks[name] = max(peaks[name], taken.peak)
             if out is not None:
-                out.unlink()
+                remove(out)
     ours = next(iter(runs))
     parts = [f"{label:24} {sum(source.stat().st_size for source in sources) / 1e6:10,.1f} MB"]
     for name, times in seconds.items():
@@ -111,10 +59,6 @@ def contest(label: str, sources: list[Path], runs: dict[str, Command], count: in
             ratio = statistics.median(a / b for a, b in zip(seconds[ours], times, strict=True))
             parts[-1] += f", ratio {ratio:.2f}"
     print("   ".join(parts), flush=True)
-
-
-def sdconvert(command: str, *paths: Path) -> list[str]:
-    return [sys.executable, "-m", "sdconvert", command, "-q", *map(str, paths)]
 
 
 def conversions(label: str, source: Path, count: int, *, copies: bool) -> None:
@@ -140,21 +84,14 @@ def comparisons(label: str, source: Path, count: int) -> None:
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1 << random.randrange(8)]))
-    done = subprocess.run([sys.executable, "-m", "sdconvert", "verify", str(source), str(copy)], capture_output=True)
+    command = [sys.executable, "-m", "sdconvert", "verify", str(source), str(copy)]
+    done = subprocess.run(command, capture_output=True, env=environment())
     said = (done.stdout + done.stderr).decode().splitlines()[-1]
     print(f"{'':24} one bit flipped at byte {at:,}: exit code {done.returncode}: {said}")
     copy.unlink()
 
 
-def saved(what: str, path: Path) -> None:
-    """`make`, elsewhere."""
-    subprocess.run([sys.executable, __file__, "--make", what, str(path)], check=True)
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["--make"]:
-        make(*sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="*", default=[3.0], help="sizes of the large checkpoints")
     parser.add_argument("--pairs", type=int, default=5)
@@ -162,12 +99,12 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         source = Path(directory) / "model.pt"
-        saved("small", source)
+        made("small", source)
         conversions("1 MB", source, args.pairs, copies=False)
-        saved("many", source)
+        made("many", source, 100_000)
         conversions("100,000 small tensors", source, args.pairs, copies=False)
         for size in args.gigabytes:
-            saved(str(size), source)
+            made("language", source, size * 1e9, 1)
             label = f"{size:g} GB, 290 tensors, tied"
             conversions(label, source, args.pairs, copies=True)
             comparisons(label, source, args.pairs)

@@ -1,6 +1,6 @@
 """From nothing to a loaded model: sdconvert beside safetensors, a bare map, and bare reads.
 
-    python benchmarks/load.py --layers 24 --rounds 5
+    python -m benchmarks.load --layers 24 --rounds 5
 
 Makes a single-precision transformer (24 layers of width 1024 are 1.4 GB) whose embedding and head are tied, saves
 it, and then loads it in a fresh process each, the ways in turn, several times, the file in the page cache. Every
@@ -15,7 +15,13 @@ every parameter, so that pages that are only mapped are paid for too.
     many         a flat list of 16,000 linear layers, 32,000 names: load_into alone
 
 Prints medians of build + load, of all with the sum, ratios pair by pair, and the largest growth of
-anonymous memory, sampled by a thread.
+anonymous memory, sampled by a thread. ``benchmarks.peers`` goes these ways too, from a .pt beside the file:
+
+    mapped .pt   sdconvert.skeleton, sdconvert.load_into
+    torch        build with torch's initialisation, torch.load(mmap=True), load_state_dict
+    torch assign built on the meta device, torch.load(mmap=True), load_state_dict(assign=True): what no file
+                 holds, such as a buffer that is not persistent, is without values afterwards, and ties are gone
+    accelerate   init_empty_weights, load_checkpoint_in_model, the tie tied again by hand; from the .safetensors
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,7 +42,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import environment, warm
+
 WAYS = ("load_model", "mapped", "raw map", "owned", "raw read")
+PEERS = ("mapped", "mapped .pt", "owned", "load_model", "torch", "torch assign", "accelerate")
 _WIDTH, _WORDS = 1024, 50_257
 
 
@@ -130,6 +140,12 @@ def anonymous() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 
 
+def bytes_read() -> int:
+    """Bytes that this process has read by calls; pages of a map are not among them."""
+    with open("/proc/self/io") as counts:
+        return int(next(line for line in counts if line.startswith("rchar")).split()[1])
+
+
 def one(way: str, path: str, layers: int) -> None:
     """Load in this process, print what it took as JSON."""
     import torch
@@ -138,7 +154,10 @@ def one(way: str, path: str, layers: int) -> None:
     import sdconvert
     import sdconvert.load.into
 
+    if way == "accelerate":
+        import accelerate
     torch.set_num_threads(2)
+    pickled = str(Path(path).with_suffix(".pt"))
     peak = before = anonymous()
     done = threading.Event()
 
@@ -154,24 +173,52 @@ def one(way: str, path: str, layers: int) -> None:
         with sdconvert.skeleton():
             return model(layers)
 
+    def meta() -> Any:
+        with torch.device("meta"):
+            return model(layers)
+
+    def empty() -> Any:
+        with accelerate.init_empty_weights(include_buffers=False):
+            return model(layers)
+
+    def by_accelerate(made: Any) -> None:
+        accelerate.load_checkpoint_in_model(made, path, device_map={"": "cpu"})
+        made.head.weight = made.embedding.weight
+
+    def by_torch(made: Any, assign: bool) -> None:
+        made.load_state_dict(torch.load(pickled, mmap=True, weights_only=True), assign=assign)
+
     ways: dict[str, Callable[[Any], object]] = {
         "load_model": lambda made: load_model(made, path),
+        "torch": lambda made: by_torch(made, False),
+        "torch assign": lambda made: by_torch(made, True),
+        "accelerate": by_accelerate,
+        "mapped .pt": lambda made: sdconvert.load_into(made, pickled),
         "mapped": lambda made: sdconvert.load_into(made, path),
         "owned": lambda made: sdconvert.load_into(made, path, copy="read"),
         "raw map": lambda made: raw_map(made, path),
         "raw read": lambda made: raw_read(made, path),
     }
+    read = bytes_read()
     began = time.perf_counter()
-    made = model(layers) if way == "load_model" else bare()
+    builds = {"load_model": lambda: model(layers), "torch": lambda: model(layers), "torch assign": meta}
+    made = {**builds, "accelerate": empty}.get(way, bare)()
     built = time.perf_counter()
     ways[way](made)
     loaded = time.perf_counter()
-    total = sum(float(param.detach().sum()) for param in made.parameters())
+    read = bytes_read() - read
+    # By their memory: a way that unties two names has them as two parameters.
+    distinct = {param.data_ptr(): param.detach() for param in made.parameters()}
+    total = sum(float(param.sum()) for param in distinct.values())
     ended = time.perf_counter()
     done.set()
     watcher.join()
     seconds = {"build": built - began, "load": loaded - built, "ready": loaded - began, "all": ended - began}
-    print(json.dumps({**seconds, "peak": max(peak, anonymous()) - before, "sum": total}))
+    empties = sum(buffer.is_meta for buffer in made.buffers())
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = max(peak, anonymous()) - before
+    facts = {"peak": grown, "sum": total, "resident": resident, "read": read, "left empty": empties}
+    print(json.dumps({**seconds, **facts, "untied": made.head.weight is not made.embedding.weight}))
 
 
 def many(count: int) -> None:
@@ -200,18 +247,40 @@ def many(count: int) -> None:
         print(json.dumps({"ours": statistics.median(times), "torch_of_an_eighth": time.perf_counter() - began}))
 
 
-def run(*arguments: str) -> dict[str, float]:
+def run(*arguments: str, python: str = sys.executable) -> dict[str, float]:
     """What a fresh process prints."""
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    command = [python, "-m", "benchmarks.load", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
 def save(path: str, layers: int) -> None:
-    """Make the file."""
+    """Make the file, and a .pt beside it."""
+    import torch
     from safetensors.torch import save_model
 
-    save_model(model(layers), path, metadata={"format": "pt"})
+    made = model(layers)
+    torch.save(made.state_dict(), Path(path).with_suffix(".pt"))
+    save_model(made, path, metadata={"format": "pt"})
+
+
+def in_turn(
+    path: str, ways: tuple[str, ...], layers: int, rounds: int, python: str
+) -> dict[str, list[dict[str, float]]]:
+    """What each way took, each time; those that read the .safetensors of `path` and those that read the .pt."""
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    command = [python, "-m", "benchmarks.load", "--save", path, str(layers)]
+    subprocess.run(command, check=True, env=environment())
+    for number in range(rounds):
+        for way in ways if number % 2 else reversed(ways):
+            warm([Path(path), Path(path).with_suffix(".pt")])
+            os.sync()
+            taken[way].append(run("--one", way, path, str(layers), python=python))
+    sums = {round(result["sum"], 1) for results in taken.values() for result in results}
+    if len(sums) != 1:
+        raise SystemExit(f"the ways do not agree on the weights: {sums}")
+    return taken
 
 
 def main() -> None:
@@ -230,21 +299,13 @@ def main() -> None:
     parser.add_argument("--modules", type=int, default=16_000)
     parser.add_argument("--dir", help="where to work (default: a temporary directory)")
     args = parser.parse_args()
-    taken: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         path = f"{directory}/model.safetensors"
-        subprocess.run([sys.executable, __file__, "--save", path, str(args.layers)], check=True)
+        taken = in_turn(path, WAYS, args.layers, args.rounds, sys.executable)
         print(f"{os.stat(path).st_size / 1e9:.2f} GB, {args.layers} layers, embedding and head tied")
-        subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
-        for number in range(args.rounds):
-            for way in WAYS if number % 2 else reversed(WAYS):
-                taken[way].append(run("--one", way, path, str(args.layers)))
-    sums = {round(result["sum"], 1) for results in taken.values() for result in results}
-    if len(sums) != 1:
-        raise SystemExit(f"the ways do not agree on the weights: {sums}")
     for way, results in taken.items():
         row = "   ".join(
-            f"{part} {statistics.median(r[part] for r in results):6.3f} s" for part in results[0] if part[0] in "blra"
+            f"{part} {statistics.median(r[part] for r in results):6.3f} s" for part in ("build", "load", "ready", "all")
         )
         print(f"{way:11} {row}   peak anonymous {max(r['peak'] for r in results) / 1024:7.1f} MiB")
 

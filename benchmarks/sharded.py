@@ -1,6 +1,6 @@
 """A sharded checkpoint beside ``cp -r`` and ``sync``, pair by pair in one run.
 
-    python benchmarks/sharded.py --shards 8 --gigabytes 1 --pairs 5
+    python -m benchmarks.sharded --shards 8 --gigabytes 1 --pairs 5
 
 Makes a half-precision language model in so many ``.bin`` shards of that size, with torch, and its
 index. Then, in turn, several times: ``cp -r DIR OUT && sync`` of all its files, and ``sdconvert
@@ -12,55 +12,32 @@ nothing dirty. Prints medians, ratios, and the largest resident memory of any ru
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from convert import language_model, measured
-
-
-def make(directory: str, shards: int, nbytes: float) -> None:
-    """Save the shards and their index; one is in memory at a time."""
-    import torch
-
-    place = Path(directory)
-    place.mkdir()
-    weight_map = {}
-    for number in range(1, shards + 1):
-        file = f"pytorch_model-{number:05d}-of-{shards:05d}.bin"
-        state = {f"part{number}.{name}": tensor for name, tensor in language_model(nbytes).items()}
-        torch.save(state, place / file)
-        weight_map |= dict.fromkeys(state, file)
-    index = {"metadata": {"total_size": int(nbytes * shards)}, "weight_map": weight_map}
-    (place / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+from benchmarks.measure import files, made, measured, sdconvert, size, warm
 
 
 def timed(source: Path, *options: str) -> tuple[float, int]:
     """Seconds and peak memory of a conversion into a directory that is not there afterwards."""
     out = source.with_name("converted")
     out.mkdir()
-    command = [sys.executable, "-m", "sdconvert", "to-safetensors", "-q", str(source), f"{out}/", *options]
-    seconds, rss = measured(command)
+    taken = measured(sdconvert("to-safetensors", source, f"{out}/", *options))
     shutil.rmtree(out)
-    return seconds, rss
+    return taken.seconds, taken.peak
 
 
 def copied(source: Path) -> float:
     """Seconds of ``cp -r`` and a ``sync`` of every file and of the directory."""
     out = source.with_name("copy")
-    seconds, _ = measured(f"cp -r '{source}' '{out}' && sync '{out}' '{out}'/*")
+    taken = measured(f"cp -r '{source}' '{out}' && sync '{out}' '{out}'/*")
     shutil.rmtree(out)
-    return seconds
+    return taken.seconds
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--make"]:
-        make(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of a shard")
@@ -69,11 +46,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         source = Path(directory) / "source"
-        making = [sys.executable, __file__, "--make", str(source), str(args.shards), str(args.gigabytes * 1e9)]
-        subprocess.run(making, check=True)
-        nbytes = sum(path.stat().st_size for path in source.iterdir())
-        print(f"{args.shards} shards, {nbytes / 1e9:.2f} GB", flush=True)
-        measured(f"cat '{source}'/* > /dev/null")
+        made("shards", source, args.gigabytes * 1e9, args.shards)
+        print(f"{args.shards} shards, {size(source) / 1e9:.2f} GB", flush=True)
+        warm(files(source))
         ours: list[float] = []
         theirs: list[float] = []
         peak = 0

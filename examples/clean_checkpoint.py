@@ -20,7 +20,7 @@ def clean(source: Path, directory: Path, key: str | None = None) -> list[Path]:
     weights, pickled, extras = (directory / f"{source.stem}{end}" for end in (".safetensors", ".pt", ".json"))
     report = sdconvert.convert(source, weights, key=key, names=names, extras=extras)
     sdconvert.convert(weights, pickled)
-    print(f"{report.source_bytes:,} bytes of checkpoint, {report.bytes:,} bytes of weights")
+    print(f"{report.source_bytes:,} bytes of checkpoint, {report.nbytes:,} bytes of weights")
     for skipped in report.skipped:
         print(f"  left out: {skipped.name} ({skipped.why})")
     return [weights, pickled, extras]

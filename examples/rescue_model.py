@@ -18,7 +18,7 @@ def rescue(source: str, output: str) -> sdconvert.Report:
     if found.dangerous_globals:
         print("careful with this file elsewhere, it names", ", ".join(found.dangerous_globals))
     report = sdconvert.convert(source, output)
-    print(f"{report.tensors} tensors, {report.bytes:,} bytes; classes that were not needed:", *report.unknown_globals)
+    print(f"{report.tensors} tensors, {report.nbytes:,} bytes; classes that were not needed:", *report.unknown_globals)
     assert sdconvert.verify(source, output).equal
     return report
 

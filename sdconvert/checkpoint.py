@@ -175,8 +175,8 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class StateDict:
-    """Names and tensors, in order, and what was decided on the way to them.
+class StateDict(Mapping[str, TensorRef]):
+    """A mapping of names to tensors, in order, and what was decided on the way to them.
 
     `key` is the dotted path at which they were found ("" for the root), `kind` one of
     ``module``, ``wrapped``, ``state_dict``, ``tensor``, ``torchscript``, ``exported``. `encoded` says which of the
@@ -207,7 +207,3 @@ class StateDict:
 
     def __len__(self) -> int:
         return len(self.tensors)
-
-    def keys(self) -> Iterator[str]:
-        """The names, in order."""
-        return iter(self.tensors)

@@ -1,32 +1,19 @@
-"""The relay: source to checkpoint to state dict to plan to file, each stage in one line."""
+"""The front door: one source, one output, one report."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import dtypes, writers
-from .atomic import check_target, publish
-from .delivery import delivery
-from .dense import made_dense
-from .errors import ChoiceError, UnsupportedError, within
-from .extras import to_json
+from .conversion import Conversion
 from .limits import DEFAULT_LIMITS, Limits
 from .names import Names
 from .opening import PathLike
-from .opening import open as open_checkpoint
-from .output import BytesLayout, NewOutput, written
-from .plan import make_plan
-from .progress import Bar, no_bar
-from .remote import is_url
-from .report import Output, Report
-from .sharding import DIVIDE, INDEX, check_mixing, parse_size, shards_of, target_of
-from .sharding import planned as lay_out
-from .stream import check_storages
+from .progress import Bar, bar_of
+from .report import Report
+
+if TYPE_CHECKING:
+    import torch
 
 
 def convert(
@@ -36,7 +23,7 @@ def convert(
     format: str | None = None,  # noqa: A002 - the field's word for it
     key: str | None = None,
     names: Names | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     max_shard_size: int | str | None = None,
     dequantize: bool = False,
     densify: bool = False,
@@ -46,11 +33,10 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
-    part: int | None = None,
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Report:
     """Write the weights of `source` to `output`, a path or an fsspec URL, bit for bit, and say what was done.
 
@@ -62,104 +48,31 @@ def convert(
     huggingface_hub does; 0 is one file, None keeps the shards of a sharded source. With `dequantize`
     (`densify`) torch's quantized (sparse) tensors become plain ones, which are cast, too; without, they
     are stored as parts and a recipe. `metadata` joins the output's header. `extras` is a path for what is
-    not weights, as JSON. `threads` copy at once. `part` is for those who share the work on a sharded output:
-    a number writes that shard alone, `INDEX` the index, and `DIVIDE` nothing, as `Report.shards` says what there
-    is to do; an output of one file is written all the same. `revision` and `token` are for a source on the Hub,
-    as in `open`.
+    not weights, as JSON. `threads` copy at once. `revision` and `token` are for a source on the Hub,
+    as in `open`. With `progress` a bar on the terminal shows it, or what a `progress.Bar` makes of it.
 
     When this returns, the output is there, whole, synced, and (with `verify`) read back and
     found right. Otherwise an SdconvertError was raised, and nothing on the disk has changed.
     """
-    if output is not None and is_url(os.fspath(output)):
-        with delivery(os.fspath(output), overwrite=overwrite) as away:
-            report = convert(
-                source,
-                away.local,
-                format=format,
-                key=key,
-                names=names,
-                dtype=dtype,
-                max_shard_size=max_shard_size,
-                dequantize=dequantize,
-                densify=densify,
-                metadata=metadata,
-                extras=extras,
-                verify=verify,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                threads=threads,
-                part=part,
-                revision=revision,
-                token=token,
-                limits=limits,
-                progress=progress,
-            )
-            made = [Path(one.path) for one in report.outputs if Path(one.path).parent == away.local.parent]
-            # A shard may be there from a try whose outcome was lost; who writes the index has seen that none was.
-            sent = away.send(made, overwrite=overwrite or bool(part and part > 0), verify=verify)
-            rest = tuple(one for one in report.outputs if Path(one.path) not in made)
-            return replace(report, outputs=(*(Output(url, nbytes) for url, nbytes in sent), *rest))
-    began = time.perf_counter()
-    with open_checkpoint(source, revision=revision, token=token, limits=limits) as opened:
-        suffix = writers.named(format or "safetensors").SUFFIX
-        target = target_of(output, opened.origin.stem, suffix)
-        writer = writers.for_path(target, format)
-        if metadata and not writer.HAS_METADATA:
-            raise ChoiceError(f"a {writer.SUFFIX} file has no place for metadata")
-        for path in (target, *([Path(extras)] if extras is not None else [])):
-            check_target(path, overwrite=overwrite, source=opened.origin)
-        target_dtype = _cast_dtype(dtype)
-        weights = opened.extract(key, names, target_dtype)
-        with within(opened.name):
-            weights, computed_from = made_dense(weights, dequantize=dequantize, densify=densify, limits=limits)
-            plan = make_plan(weights, dtype=target_dtype, shard_bytes=parse_size(max_shard_size), limits=limits)
-            planned = lay_out(target, plan, writer, {**opened.checkpoint.metadata, **(metadata or {})})
-        check_mixing(target, [new.path for new in planned])
-        shards = shards_of(plan, planned)
-        if shards and part is not None:
-            planned = planned[part : part + 1] if part != DIVIDE else []
-        for new in planned:
-            check_target(new.path, overwrite=overwrite, source=opened.origin)
-        if extras is not None and part in (None, INDEX):
-            planned.append(NewOutput(Path(extras), BytesLayout(to_json(weights.leftovers))))
-        outputs: list[Output] = []
-
-        def finish(doubts: tuple[str, ...] = ()) -> Report:
-            return Report.of(
-                opened.name,
-                opened.origin.nbytes,
-                opened.checkpoint,
-                weights,
-                plan,
-                encoded=writer.encoded(plan),
-                shards=shards,
-                outputs=tuple(outputs),
-                warnings=doubts,
-                verified=verify and bool(outputs),
-                seconds=time.perf_counter() - began,
-            )
-
-        if dry_run or not planned:
-            return finish()
-        with written(
-            planned, source=opened.name, overwrite=overwrite, verify=verify, threads=threads, progress=progress
-        ) as files:
-            outputs += (Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
-            with within(opened.name):
-                check_storages({}, computed_from, threads=threads)
-            report = finish(opened.check_unchanged())
-            publish(files, one=bool(shards))  # Last: whatever fails before has left nothing.
-            return report
-
-
-def _cast_dtype(name: str | None) -> dtypes.DType | None:
-    """The dtype to cast to. ChoiceError for one that safetensors or a cast does not have."""
-    if name is None:
-        return None
-    dtype = dtypes.by_name(name)
-    if dtype is None or dtype.kind != "f" or dtype.packed > 1 or dtype.code is None:
-        known = ", ".join(d.name for d in dtypes.BY_NAME.values() if d.kind == "f" and d.packed == 1)
-        raise ChoiceError(f"--dtype {name}: floating-point tensors can be cast to {known}")
-    if find_spec("torch") is None:
-        raise UnsupportedError("--dtype needs torch. Install it with: pip install 'sdconvert[torch]'")
-    return dtype
+    conversion = Conversion(
+        source,
+        output,
+        format=format,
+        key=key,
+        names=names,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        dequantize=dequantize,
+        densify=densify,
+        metadata=metadata,
+        extras=extras,
+        verify=verify,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        threads=threads,
+        revision=revision,
+        token=token,
+        limits=limits,
+        progress=bar_of(progress),
+    )
+    return conversion.run()

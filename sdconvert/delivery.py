@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import OutputError, UnsupportedError
+from .remote import is_url
+from .source import Origin
 
 # Their uploads are all or nothing, and moving a file is copying it.
 _OBJECT_STORES = frozenset("s3 s3a gs gcs abfs abfss az adl oci oss memory".split())
+# Those of which a part of a directory can be listed: there may be a million other outputs in it.
+_LISTED_BY_PREFIX = frozenset("s3 s3a gs gcs abfs abfss az adl".split())
 _STEP = 4 << 20
 
 
@@ -32,6 +36,55 @@ class Delivery:
     _fs: Any
     _path: str
 
+    def beside(self) -> list[str]:
+        """The names of the files that are where the output goes; only those that begin like it where there may be many.
+
+        OutputError when the store does not say.
+        """
+        directory = posixpath.dirname(self._path)
+        try:
+            self._fs.invalidate_cache()
+            if _LISTED_BY_PREFIX & self._protocols:
+                found = self._fs.find(directory, prefix=Path(self.local.name).stem)
+            else:
+                found = self._fs.ls(directory, detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise OutputError(f"{self.url}: cannot be looked at: {error or type(error).__name__}") from error
+        inside = [str(path).rstrip("/").removeprefix(directory).removeprefix("/") for path in found]
+        return [name for name in inside if "/" not in name]
+
+    def open(self, name: str) -> Any:
+        """The file called `name` beside the output, as it is there now, to be read. FileNotFoundError if it is not."""
+        self._fs.invalidate_cache()
+        return self._fs.open(posixpath.join(posixpath.dirname(self._path), name), "rb", block_size=_STEP)
+
+    def check_source(self, names: Iterable[str], source: str, origin: Origin) -> None:
+        """OutputError if a file that is to be called one of `names` is the source: `origin`, which `source` names."""
+        its_path = self._path_on_store(source)
+        for name in names:
+            target = posixpath.join(posixpath.dirname(self._path), name)
+            if target == its_path or ("file" in self._protocols and _is_file_of(origin, target)):
+                raise OutputError(f"{self.url_of(name)}: is the source itself. Name another output")
+
+    def _path_on_store(self, source: str) -> str | None:
+        """The path of `source` if it is on this very store, else None."""
+        if not is_url(source):
+            return None
+        import fsspec
+
+        try:
+            fs, path = fsspec.core.url_to_fs(source)
+        except Exception:  # Whatever it is, nothing can be written to it.
+            return None
+        return str(path) if fs == self._fs else None
+
+    @property
+    def _protocols(self) -> frozenset[str]:
+        protocols = self._fs.protocol
+        return frozenset([protocols] if isinstance(protocols, str) else protocols)
+
     def send(self, files: Sequence[Path], *, overwrite: bool, verify: bool) -> list[tuple[str, int]]:
         """Send `files`, which lie beside `local`, the first one last; the URL and the bytes of each.
 
@@ -43,7 +96,7 @@ class Delivery:
             for file in reversed(files):
                 target = posixpath.join(posixpath.dirname(self._path), file.name)
                 if not overwrite and self._fs.exists(target):
-                    raise OutputError(f"{self._url_of(file)}: exists already. --overwrite replaces it")
+                    raise OutputError(f"{self.url_of(file.name)}: exists already. --overwrite replaces it")
                 self._put(file, target, sent)
                 self._check(file, target, verify)
         except BaseException as error:  # An interrupt leaves nothing behind either.
@@ -54,14 +107,14 @@ class Delivery:
             if isinstance(error, OutputError) or not isinstance(error, Exception):
                 raise
             raise OutputError(f"{self.url}: cannot be written: {error or type(error).__name__}") from error
-        return [(self._url_of(file), file.stat().st_size) for file in files]
+        return [(self.url_of(file.name), file.stat().st_size) for file in files]
 
-    def _url_of(self, file: Path) -> str:
-        return posixpath.join(posixpath.dirname(self.url), file.name)
+    def url_of(self, name: str) -> str:
+        """The URL of a file called `name` beside the output."""
+        return posixpath.join(posixpath.dirname(self.url), name)
 
     def _put(self, file: Path, target: str, sent: list[str]) -> None:
-        protocols = self._fs.protocol
-        if _OBJECT_STORES.intersection([protocols] if isinstance(protocols, str) else protocols):
+        if _OBJECT_STORES & self._protocols:
             sent.append(target)
             self._fs.put_file(os.fspath(file), target)
             return
@@ -80,13 +133,20 @@ class Delivery:
         self._fs.invalidate_cache()
         nbytes = file.stat().st_size
         if (found := self._fs.info(target)["size"]) != nbytes:
-            raise OutputError(f"{self._url_of(file)}: {found} bytes arrived of {nbytes}")
+            raise OutputError(f"{self.url_of(file.name)}: {found} bytes arrived of {nbytes}")
         if not verify:
             return
         with file.open("rb") as ours, self._fs.open(target, "rb", block_size=_STEP) as theirs:
             while data := ours.read(_STEP):
                 if theirs.read(len(data)) != data:
-                    raise OutputError(f"{self._url_of(file)}: reads back differently from what was sent")
+                    raise OutputError(f"{self.url_of(file.name)}: reads back differently from what was sent")
+
+
+def _is_file_of(origin: Origin, path: str) -> bool:
+    try:
+        return origin.is_same_file(os.stat(path))
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -3,7 +3,7 @@
     SdconvertError
     ├── UnreadableError (ValueError)     damaged, truncated, hostile, or not a checkpoint at all
     ├── UnsupportedError                 sound, but it cannot be expressed in the output
-    ├── ChoiceError                      several state dicts fit; ``.candidates`` lists them
+    ├── ChoiceError                      what was asked for fits nothing, or several things; ``.candidates`` lists them
     ├── MismatchError (RuntimeError)     two things that should agree do not
     └── OutputError (OSError)            the result could not be written or published
 
@@ -36,6 +36,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
+def listed(items: Sequence[str], most: int = 8, longest: int = 200) -> str:
+    """The first `most` of `items` for a line of text, no more than `longest` characters of each, and how many more."""
+    shown = ", ".join(item if len(item) <= longest else f"{item[:longest]}..." for item in items[:most])
+    return f"{shown} and {len(items) - most:,} more" if len(items) > most else shown
+
+
 class SdconvertError(Exception):
     """The base of all errors that sdconvert raises on purpose; its text is one line."""
 
@@ -62,7 +68,10 @@ class UnsupportedError(SdconvertError):
 
 
 class ChoiceError(SdconvertError):
-    """Several state dicts fit. `candidates` describes each; a `key` picks one."""
+    """It takes the caller to say what is meant: several state dicts fit, or an argument fits nothing that is there.
+
+    `candidates` describes each of several, and those that there are instead; empty where a `key` is not the question.
+    """
 
     def __init__(self, message: str, candidates: Sequence[Candidate] = ()) -> None:
         super().__init__(message)

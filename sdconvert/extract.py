@@ -23,13 +23,14 @@ from .checkpoint import (
     TensorRef,
     Value,
 )
-from .errors import ChoiceError, UnreadableError, UnsupportedError
+from .errors import ChoiceError, UnreadableError, UnsupportedError, listed
 from .fsdp import refuse_parts_of_ranks
 from .limits import DEFAULT_LIMITS, Limits
-from .names import Names, unwrapped
+from .names import Names, check_names, unwrapped
 from .pickles.modules import SPELLED, is_module, module_weights, overriding
 from .recipes import spread, with_recipes
-from .search import WRAPPED, Census, Found, children, find, find_in_members, is_marked, is_training_state, walk
+from .search import WRAPPED, Census, Found, find, find_in_members, is_marked, is_training_state, walk
+from .tree import children
 
 _SHOWN = 20  # Candidates in a message.
 _LISTED = 200  # Candidates in the data of an error.
@@ -62,8 +63,9 @@ def extract(
     entries = extraction.flatten(chosen)
     tensors, skipped = extraction.sort_out(entries)
     if not tensors:
-        where = f" at key {key!r}" if key is not None else ""
-        raise _nothing(extraction, where or " in it")
+        where = f" at key {key!r}" if key is not None else " in it"
+        empty = next((f", but {name} is {one.why}" for name, one in entries if type(one) is LostTensor), "")
+        raise _nothing(extraction, where, empty)
     named, dropped = (names or Names()).apply(with_recipes(tensors, chosen.node))
     refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
@@ -72,7 +74,7 @@ def extract(
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise UnsupportedError(f"there is no faithful way to write {shown}{more}. --exclude NAME leaves a tensor out")
     plain, encoded = spread(named, limits)
-    _check_names({**named, **plain}, limits)
+    check_names((*named, *plain), limits)
     return StateDict(
         tensors=plain,
         key="" if chosen.key == "." else chosen.key,
@@ -100,26 +102,29 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
         raw = [one for one in found if not one.is_averaged]
         averaged = [one for one in found if one.is_averaged]
         if len(raw) == 1 and averaged:
-            names = extraction.names(raw[0])
-            if all(extraction.names(one) - {"n_averaged"} == names for one in averaged):
+            names, *others = ({unwrapped(name) for name, _ in extraction.tensors(one)} for one in (*raw, *averaged))
+            if all(other - {"n_averaged"} == names for other in others):
                 return raw[0], averaged
+        if len(found) == 2 and extraction.tensors(found[0]) == extraction.tensors(found[1]):
+            extraction.warnings.append(f"{found[0].key} was taken; {found[1].key} holds the same tensors")
+            return found[0], []
         options = extraction.candidates(found)
-        listed = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
+        shown = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
         more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
-        raise ChoiceError(f"it holds several state dicts. Choose one with {listed}{more}", options)
+        raise ChoiceError(f"it holds several state dicts. Choose one with {shown}{more}", options)
     return found[0], []
 
 
 def _hint(extraction: _Extraction) -> str:
-    options = extraction.candidates()
-    return ". There is " + ", ".join(c.key for c in options[:_SHOWN]) if options else ""
+    options = listed([f"--key {one.key}" for one in extraction.candidates()], _SHOWN)
+    return f". There is {options}" if options else ""
 
 
-def _nothing(extraction: _Extraction, where: str) -> UnreadableError | UnsupportedError:
-    """The error for a checkpoint without a state dict."""
+def _nothing(extraction: _Extraction, where: str, but: str = "") -> UnreadableError | UnsupportedError:
+    """The error for a checkpoint without a state dict. `but` is what it has instead."""
     for name, one in extraction.checkpoint.aside.items():
         return UnsupportedError(f"there are no tensors{where}, only {one.what}. --key {name} takes them all the same")
-    return UnreadableError(f"there are no tensors{where}{_only_training(extraction)}")
+    return UnreadableError(f"there are no tensors{where}{but or _only_training(extraction)}")
 
 
 def _aside(checkpoint: Checkpoint) -> Iterator[Skipped]:
@@ -129,6 +134,8 @@ def _aside(checkpoint: Checkpoint) -> Iterator[Skipped]:
 
 def _only_training(extraction: _Extraction) -> str:
     root = extraction.checkpoint.root
+    if is_training_state("", root):  # The parameters themselves are keys in an optimizer, which are no names.
+        return ", only training state" + ". --key . takes it all the same" * (type(root) is Dict)
     training = [n for n, c in children(root) if extraction.census.holds(c) and is_training_state(n, c)]
     if training:
         return f", only training state. --key {training[0]} takes it all the same"
@@ -156,16 +163,6 @@ def _tensors_below(node: Value) -> Iterator[Value]:
                     todo.append(child)
 
 
-def _check_names(names: dict[str, Value], limits: Limits) -> None:
-    for name in names:
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError:
-            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
-        if size > limits.name_bytes:
-            raise UnreadableError(f"a tensor's name has {size} bytes, more than Limits.name_bytes")
-
-
 class _Extraction:
     """The tree with its census, and what was noticed while walking it."""
 
@@ -181,17 +178,17 @@ class _Extraction:
 
     def candidates(self, found: list[Found] | None = None) -> list[Candidate]:
         """What there is to choose from; `found` if it is known already."""
-        listed: list[Candidate] = []
+        candidates: list[Candidate] = []
         left = _COUNTED  # Candidates may share what is in them.
         for one in (self.find() if found is None else found)[:_LISTED]:
-            listed.append(self.candidate(one))
-            left -= listed[-1].tensors
+            candidates.append(self.candidate(one))
+            left -= candidates[-1].tensors
             if left < 0:
                 break
-        return listed
+        return candidates
 
     def candidate(self, found: Found) -> Candidate:
-        tensors = [value for _, value in self.flatten(found) if self.census.is_tensor(value)]
+        tensors = [value for _, value in self.tensors(found)]
         parts = [part for one in tensors if type(one) is EncodedTensor for part in one.parts.values()]
         nbytes = sum(tensor.nbytes for tensor in (*tensors, *parts) if type(tensor) is TensorRef)
         return Candidate(found.key, len(tensors), nbytes, self.kind(found))
@@ -209,9 +206,9 @@ class _Extraction:
             return "tensor"
         return "wrapped" if len(found.path) > self.checkpoint.members else "state_dict"
 
-    def names(self, found: Found) -> set[str]:
-        """The tensors' names without what wrappers put before them."""
-        return {unwrapped(name) for name, value in self.flatten(found) if self.census.is_tensor(value)}
+    def tensors(self, found: Found) -> list[tuple[str, Value]]:
+        """The tensors of a candidate by name; those of two are equal where they are the same parts of the file."""
+        return [(name, value) for name, value in self.flatten(found) if self.census.is_tensor(value)]
 
     def flatten(self, found: Found) -> list[tuple[str, Value]]:
         """Everything below a candidate that is a tensor or stands where one could, names joined with dots."""
@@ -222,10 +219,10 @@ class _Extraction:
         # What is left of each container that is being walked, its prefix, and its identity.
         walking: list[tuple[str, Iterator[tuple[str, Value]], int]] = []
         above: set[int] = set()
-        patience, spelled = self.census.patience, self.spelled
+        patience, spelled, is_tensor = self.census.patience, self.spelled, self.census.is_tensor
         while True:
             for name, node in below:
-                if self.census.is_tensor(node) or (walking and not self.census.holds(node)):
+                if is_tensor(node) or (walking and not self.census.holds(node)):
                     if prefix:
                         spelled -= len(prefix) + len(name)
                         if spelled < 0:
@@ -272,7 +269,10 @@ class _Extraction:
 
     def sort_out(self, entries: list[tuple[str, Value]]) -> tuple[dict[str, Value], list[Skipped]]:
         """Tensors by name, and what is not one. UnreadableError when a name is there twice."""
-        tensors: dict[str, Value] = {}
+        tensors = dict(entries)
+        if len(tensors) == len(entries) and self.census.are_tensors(tensors.values()):
+            return tensors, []
+        tensors = {}
         skipped: list[Skipped] = []
         for name, value in entries:
             if not self.census.is_tensor(value) or (type(value) is LostTensor and value.empty):
@@ -293,7 +293,10 @@ class _Extraction:
                 count = sum(1 for _ in islice(_tensors_below(child), max(left, 0)))
                 left -= 20_000 + count  # Those beside each other may share what is in them.
                 what = f"{count} tensor{'s' * (count != 1)}" if left > 0 else "tensors"
-                yield Skipped(prefix + name, f"outside of the state dict ({what})")
+                why = f"outside of the state dict ({what})"
+                if Found((name,), child, WRAPPED).is_averaged:
+                    why = f"averaged weights ({what}); --key {prefix}{name} takes them"
+                yield Skipped(prefix + name, why)
             else:
                 yield Skipped(prefix + name, describe(child))
 
@@ -319,7 +322,7 @@ class _Extraction:
     def leftovers(self, chosen: Found) -> Dict:
         """The values that are not weights, for ``--extras``."""
         result = Dict([(prefix + name, child) for prefix, name, child in self._siblings(chosen)])
-        if type(chosen.node) is Dict:
+        if type(chosen.node) is Dict and not self.census.are_tensors(value for _, value in chosen.node.pairs):
             result.pairs += ((name, value) for name, value in children(chosen.node) if not self.census.holds(value))
         return result
 

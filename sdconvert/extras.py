@@ -7,7 +7,7 @@ import math
 
 from .checkpoint import Dict, EncodedTensor, Object, TensorRef, TypedStorage, Value
 from .pickles.modules import attributes
-from .search import children
+from .tree import children
 
 _DEPTH = 32
 _MOST = 16 << 20  # Bytes of JSON. Values may be shared, and are written once for each time that they are named.

@@ -22,7 +22,7 @@ _SHARDED = "ShardedTensor"
 def refuse_parts_of_ranks(tensors: Mapping[str, Value], globals_: Iterable[Global]) -> None:
     """UnsupportedError when one of the tensors is a flat parameter, or a rank's part of a ShardedTensor."""
     for name, value in tensors.items():
-        if _is_flat(name, value):
+        if "flat_param" in name and _is_flat(name, value):
             raise UnsupportedError(
                 f"{name} is a flat parameter of FSDP: one rank's part of many, whose shapes are not in the file. Load "
                 f"it where it was trained, save with StateDictType.FULL_STATE_DICT; --exclude {name} leaves it out"

@@ -233,6 +233,11 @@ class _Move:
                 repeated = memoryview(one * count).cast(_ITEM[self.itemsize])  # type: ignore[call-overload]
                 target[out_at + b : out_at + b + at_reach : at_step] = repeated
             return
+        if step == at_step == 1:
+            target = target[out_at:]
+            for a, b in places:
+                target[b : b + count] = source[a : a + count]
+            return
         for a, b in places:
             target[out_at + b : out_at + b + at_reach : at_step] = source[a : a + reach : step]
 
@@ -253,6 +258,9 @@ def _places(dims: list[_Dim]) -> list[tuple[int, int]]:
     if dims:
         rest = list(dims)
         rest.remove(_along(dims))
+        if len(rest) == 1 and rest[0][1] and rest[0][2]:  # Parts of rows, of which there are many.
+            size, stride, at_stride = rest[0]
+            return list(zip(range(0, size * stride, stride), range(0, size * at_stride, at_stride), strict=True))
         for size, stride, at_stride in rest:
             places = [(a + i * stride, b + i * at_stride) for a, b in places for i in range(size)]
     return places

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO
 
+from .crc32 import crc32
 from .errors import UnreadableError
 from .source import SliceSource, Source, read
 
@@ -195,7 +196,7 @@ def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], obje
         total += len(data)
         if total > most:
             raise UnreadableError(f"{name}: unpacks to more than the {most} bytes it may")
-        crc = zlib.crc32(data, crc)
+        crc = crc32(data, crc)
         write(data)
         pending = engine.unconsumed_tail
         if engine.eof:

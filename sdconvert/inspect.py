@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from . import writers
 from .checkpoint import Candidate, Checkpoint, LostTensor, Skipped, StateDict, TensorRef, Value
@@ -50,11 +50,12 @@ def inspect(
         return _facts(opened.name, opened.origin.nbytes, opened.checkpoint, found, limits)
 
 
-@dataclass(frozen=True)
 class _Writable(Names):
     """Sets aside, in `lost`, the tensors that cannot be written: for `extract` they would be an error."""
 
-    lost: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: dict[str, str] = {}
 
     def apply(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
         lost = {name: value.why for name, value in tensors.items() if type(value) is LostTensor}

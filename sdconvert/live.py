@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import Checkpoint, Dict, LostTensor, Value
+from .checkpoint import Checkpoint, Dict, LostTensor, Object, Value
 from .dtypes import BY_NAME
 from .errors import UnreadableError, UnsupportedError, within
 from .live_encoded import described
@@ -146,8 +146,12 @@ def _tree(node: Mapping[Any, Any], live: Live, prefix: str, depth: int) -> Dict:
 def _value(value: Any, live: Live, name: str, depth: int) -> Value:
     if isinstance(value, torch.Tensor):
         return live.tensor(value, name)
+    if isinstance(value, torch.nn.Module):  # As in a file, where a pickled module gives what its state_dict() would.
+        value = value.state_dict()
     if isinstance(value, Mapping):
         return _tree(value, live, f"{name}.", depth + 1)
     if isinstance(value, (list, tuple)) and depth < _DEPTH:
         return [_value(item, live, f"{name}.{at}", depth + 1) for at, item in enumerate(value)]
-    return value if isinstance(value, (bool, int, float, complex, str, bytes)) else None
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return value
+    return Object(f"{type(value).__module__}.{type(value).__qualname__}")  # Named in the report, not looked into.

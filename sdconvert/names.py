@@ -7,12 +7,13 @@ Names stay as they are unless somebody asks. What wrappers put around a model
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .checkpoint import Skipped, Value
 from .errors import ChoiceError, UnreadableError
+from .limits import Limits
 
 # Put before every name, by DataParallel and DDP, and by others.
 _LEADING = ("module.", "_module.")
@@ -40,25 +41,40 @@ def known_prefixes(names: list[str]) -> tuple[str, ...]:
     return tuple(shown)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Names:
     """How to name the tensors.
 
-    `strip_prefix` is ``auto`` or a prefix; `rename` pairs of old and new, each a whole name or
-    a prefix that ends with a dot; `include` and `exclude` are shell patterns over the names
+    `strip_prefix` is ``auto`` or a prefix; `rename` a dict, or pairs, of old and new, each a whole name or
+    a prefix that ends with a dot; `include` and `exclude` are a shell pattern, or several, over the names
     as they are in the file.
     """
 
-    strip_prefix: str | None = None
-    rename: tuple[tuple[str, str], ...] = ()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    strip_prefix: str | None
+    rename: tuple[tuple[str, str], ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def __init__(
+        self,
+        strip_prefix: str | None = None,
+        rename: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> None:
+        pairs = rename.items() if isinstance(rename, Mapping) else rename
+        for field, value in {
+            "strip_prefix": strip_prefix,
+            "rename": tuple((old, new) for old, new in pairs),
+            "include": _patterns(include),
+            "exclude": _patterns(exclude),
+        }.items():
+            object.__setattr__(self, field, value)  # What a frozen dataclass does itself where it may.
 
     def apply(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
         """The tensors under their new names, and those that were filtered out.
 
-        ChoiceError when a filter, prefix or old name fits nothing; UnreadableError when two
-        tensors would get one name.
+        ChoiceError when a filter, prefix or old name fits nothing, or a tensor would get no name or another's.
         """
         kept, dropped = self._filter(tensors)
         if self.strip_prefix is not None:
@@ -68,6 +84,8 @@ class Names:
         return kept, dropped
 
     def _filter(self, tensors: dict[str, Value]) -> tuple[dict[str, Value], list[Skipped]]:
+        if tensors and not self.include and not self.exclude:
+            return tensors, []
         for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in tensors):
@@ -102,6 +120,10 @@ class Names:
         return strip
 
 
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)  # One pattern is not one for each of its letters.
+
+
 def _renamer(old: str, new: str, names: list[str]) -> Callable[[str], str]:
     if old in names:
         return lambda name: new if name == old else name
@@ -114,8 +136,10 @@ def _renamed(tensors: dict[str, Value], change: Callable[[str], str], flag: str)
     result: dict[str, Value] = {}
     for name, tensor in tensors.items():
         renamed = change(name)
+        if not renamed and name:
+            raise ChoiceError(f"{flag} would leave {name!r} without a name")
         if renamed in result:
-            raise UnreadableError(f"{flag} would give two tensors the name {renamed!r}")
+            raise ChoiceError(f"{flag} would give two tensors the name {renamed!r}")
         result[renamed] = tensor
     return result
 
@@ -123,3 +147,17 @@ def _renamed(tensors: dict[str, Value], change: Callable[[str], str], flag: str)
 def _such_as(names: list[str] | dict[str, Value]) -> str:
     first = next(iter(names), None)
     return "" if first is None else f". The first is {first!r}"
+
+
+def check_names(names: Iterable[str], limits: Limits) -> None:
+    """UnreadableError for a name that no file can hold, or that is too long to be one."""
+    for name in names:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
+        if size > limits.name_bytes:
+            raise UnreadableError(
+                f"a tensor's name has {size} bytes, more than Limits.name_bytes: {name[:60]}... "
+                "The file is hostile; --key or --exclude may leave it out"
+            )

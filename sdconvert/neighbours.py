@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .checkpoint import Candidate
-from .errors import ChoiceError, UnreadableError, within
+from .errors import ChoiceError, UnreadableError, listed, within
 from .folder import LocalFolder
 from .formats.parallel import parts, refuse_parts
 from .shardnames import IndexName, ShardName, as_index, as_shard
@@ -32,14 +32,15 @@ def matching(pattern: str) -> str | LocalFolder:
         return found[0]
     with within(pattern):
         if not found:
-            raise UnreadableError("fits no file")
+            raise UnreadableError("fits no file. Check where it begins, and its spelling")
         refuse_parts(found)
         folder = _shards(found)
         if folder is None:
-            listed = ", ".join(found[:_SHOWN]) + (f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
             options = [Candidate(path, 0, 0, "file") for path in found[:_MOST]]
             raise ChoiceError(
-                f"fits {len(found)} files, and not the shards of one checkpoint. Name one of them: {listed}", options
+                f"fits {len(found)} files, and not the shards of one checkpoint. Name one of them: "
+                f"{listed(found, _SHOWN)}",
+                options,
             )
         return folder
 

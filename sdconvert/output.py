@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from . import stream
 from .atomic import NewFile, new_file, syncing
+from .crc32 import crc32
 from .errors import OutputError, within
 from .progress import Bar
 from .stream import Placed
 from .tensor import Storage, expect
 from .writers import Layout
+
+_EARLY = 128 << 20  # Bytes after which a file is synced while it is still written.
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def written(
             with progress("copying", nbytes) as update:
                 for file, output in zip(files, outputs, strict=True):
                     with within(source):
-                        copied.append(_copy(file, output.layout, threads, update))
+                        copied.append(_copy(file, output.layout, threads, _synced_early(sync, file, update)))
                     sync(file)
             with within(source):
                 storages = [
@@ -93,6 +96,23 @@ def written(
                     if os.fstat(file.fd).st_size != output.layout.nbytes:
                         raise OutputError(f"{file.path}: has the wrong size on the disk. Nothing was left behind")
         yield files
+
+
+def _synced_early(sync: Callable[[NewFile], None], file: NewFile, update: stream.Progress) -> stream.Progress:
+    """`update`, which also has the file synced now and then: the disk is at work while the rest is copied."""
+    lock, left = Lock(), _EARLY
+
+    def progress(count: int) -> None:
+        nonlocal left
+        with lock:
+            left -= count
+            due = left <= 0
+            left = _EARLY if due else left
+        if due:
+            sync(file)
+        update(count)
+
+    return progress
 
 
 def _together(parts: Sequence[dict[Storage, list[stream.Chunk]]]) -> dict[Storage, list[stream.Chunk]]:
@@ -120,5 +140,5 @@ def _write(file: NewFile, parts: Iterable[tuple[int, bytes]]) -> list[stream.Chu
     chunks = []
     for at, data in parts:
         stream.write(file.fd, data, at)
-        chunks.append(stream.Chunk(at, len(data), zlib.crc32(data)))
+        chunks.append(stream.Chunk(at, len(data), crc32(data)))
     return chunks

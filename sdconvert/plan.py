@@ -117,21 +117,23 @@ def make_plan(
         for piece in tensor.pieces:
             by_storage.setdefault(piece.storage, [])
         by_storage[tensor.pieces[0].storage].append((name, tensor))  # The same tensor begins in the same storage.
+    parts = {part for one in weights.encoded.values() for part in one.parts.values()} if dtype is not None else ()
+    targets = {
+        name: tensor.dtype if name in parts else _target(tensor, dtype) for name, tensor in weights.tensors.items()
+    }
     aliases: dict[str, str] = {}
     warnings: list[str] = []
     for sharing in by_storage.values():
         if len(sharing) > 1:
-            kept: dict[TensorRef, str] = {}
+            # What is cast under one name and a part of an encoded tensor under another is two tensors of the output.
+            kept: dict[tuple[TensorRef, DType], str] = {}
             for name, tensor in sharing:
-                first = kept.setdefault(tensor, name)
+                first = kept.setdefault((tensor, targets[name]), name)
                 if first != name:
                     aliases[name] = first
-            _overlaps([(name, tensor) for tensor, name in kept.items()], warnings)
-    parts = {part for one in weights.encoded.values() for part in one.parts.values()}
+            _overlaps([(name, tensor) for (tensor, _), name in kept.items()], warnings)
     entries = tuple(
-        Entry.of(name, tensor, tensor.dtype if name in parts else _target(tensor, dtype))
-        for name, tensor in weights.tensors.items()
-        if name not in aliases
+        Entry.of(name, tensor, targets[name]) for name, tensor in weights.tensors.items() if name not in aliases
     )
     plan = Plan(
         entries,

@@ -47,6 +47,13 @@ def terminal_bar(label: str, nbytes: int) -> Iterator[Callable[[int], None]]:
             bar.close()
 
 
+def bar_of(progress: Bar | bool | None) -> Bar:
+    """What the functions of the package take for `progress`: True is a bar on the terminal, None and False are none."""
+    if progress is True:
+        return terminal_bar
+    return progress or no_bar
+
+
 def _tqdm(label: str, nbytes: int) -> Any:
     from tqdm import tqdm
 

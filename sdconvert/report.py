@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .checkpoint import Candidate, Checkpoint, Encoding, Skipped, StateDict
-from .errors import printable
+from .errors import listed, printable
 from .names import known_prefixes
 from .notebook import card
 from .pickles.known import is_dangerous, is_known
@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a conversion. `bytes` are those of the tensors written, `seconds` wall time.
+    """The outcome of a conversion. `nbytes` are those of the tensors written, `seconds` wall time.
 
     `verified` is True when the output was read back and found to be what was meant to be
     written, False when that was switched off. `outputs` is empty after a dry run, `shards` are those of a
@@ -58,7 +58,7 @@ class Report:
     outputs: tuple[Output, ...]
     shards: tuple[Shard, ...]
     tensors: int
-    bytes: int
+    nbytes: int
     source_bytes: int
     aliases: Mapping[str, str]
     encoded: Mapping[str, Encoding]
@@ -98,7 +98,7 @@ class Report:
             outputs=outputs,
             shards=shards,
             tensors=len(plan.entries),
-            bytes=plan.nbytes,
+            nbytes=plan.nbytes,
             source_bytes=source_bytes,
             aliases=plan.aliases,
             encoded=encoded,
@@ -123,7 +123,7 @@ class Report:
             "outputs": [{"path": output.path, "bytes": output.nbytes} for output in self.outputs],
             "shards": [{"path": one.path, "bytes": one.nbytes, "names": list(one.names)} for one in self.shards],
             "tensors": self.tensors,
-            "bytes": self.bytes,
+            "bytes": self.nbytes,
             "source_bytes": self.source_bytes,
             "aliases": dict(self.aliases),
             "encoded": [
@@ -160,25 +160,25 @@ class Report:
         where = f" at {self.key}" if self.key else ""
         yield "source", f"{self.container}, {human(self.source_bytes)}: {what}{where}"
         if self.files:
-            yield "files", _listed(list(self.files))
+            yield "files", listed(list(self.files))
         if self.shards:
             yield "shards", f"{len(self.shards):,}, the largest {human(max(one.nbytes for one in self.shards))}"
         checked = "verified bit by bit" if self.verified else "not verified"
-        yield "tensors", f"{self.tensors:,}, {human(self.bytes)}, {checked}, {self.seconds:.2f} s"
+        yield "tensors", f"{self.tensors:,}, {human(self.nbytes)}, {checked}, {self.seconds:.2f} s"
         if self.aliases:
-            yield "tied", _listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
+            yield "tied", listed([f"{alias} = {kept}" for alias, kept in self.aliases.items()])
         if self.encoded:
             kinds = [f"{name} ({_kind_of(one)})" for name, one in self.encoded.items()]
-            yield "encoded", f"as plain parts and a recipe: {_listed(kinds)}"
+            yield "encoded", f"as plain parts and a recipe: {listed(kinds)}"
         if self.skipped:
-            yield "left out", _listed([f"{one.name} ({one.why})" for one in self.skipped])
+            yield "left out", listed([f"{one.name} ({one.why})" for one in self.skipped])
         if self.prefixes:
             yield "prefixes", f"names carry {' '.join(self.prefixes)} (--strip-prefix auto takes them off)"
         if self.unknown_globals:
             # The dangerous ones first, so that none is among those that are only counted.
             marked = sorted(self.unknown_globals, key=is_dangerous, reverse=True)
             names = [f"{name} (!)" if is_dangerous(name) else name for name in marked]
-            yield "classes", f"named in the pickle, not needed, never run: {_listed(names)}"
+            yield "classes", f"named in the pickle, not needed, never run: {listed(names)}"
         yield from (("warning", text) for text in self.warnings)
 
 
@@ -187,16 +187,11 @@ def _kind_of(one: Encoding) -> str:
     return one.recipe["class"] if kind == "subclass" else dtype if kind in ("complex", "bits") else f"{kind} {dtype}"
 
 
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(item if len(item) <= 200 else f"{item[:200]}..." for item in items[:_SHOWN]) + more
-
-
 def human(nbytes: int) -> str:
     """Bytes for a person, in decimal units as disks and the Hub count them: ``1.50 GB``."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{nbytes:,} B" if unit == "B" else f"{size:,.2f} {unit}"
-        size /= 1000
-    return f"{nbytes:,} B"
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    for unit, size in (("kB", 10**3), ("MB", 10**6)):
+        if nbytes < 999.995 * size:  # What would be rounded to 1,000 is 1 of the next unit.
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes / 10**9:,.2f} GB"

@@ -16,7 +16,7 @@ from .extract import extract
 from .opening import PathLike
 from .output import written
 from .plan import make_plan
-from .progress import Bar, no_bar
+from .progress import Bar, bar_of
 from .report import Output, Report
 from .sharding import check_mixing, parse_size, shards_of, target_of
 from .sharding import planned as lay_out
@@ -35,17 +35,18 @@ def save(
     overwrite: bool = False,
     verify: bool = True,
     threads: int | None = None,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Report:
     """Write the weights of a model, or a dict of tensors, to `path`, bit for bit, and say what was done.
 
     `path`'s ending names the format unless `format` does. Tied tensors are written once, under the name that comes
     first; slices, transposes and views with pending conjugation or negation come out as their values. A nested dict
-    is taken as a file of the same would be: names are joined with dots, training state is left out, and so is
-    what is not a tensor; the report says so. Quantized, sparse and nested tensors, and those of subclasses that wrap
-    others, are written as `convert` would of a file that ``torch.save`` made of them. `metadata` joins the output's
-    header. In a directory, the output is ``model`` with the ending of `format`. `max_shard_size`, in bytes or such as
-    ``5GB``, splits it into shards with an index, as for `convert`.
+    is taken as a file of the same would be: names are joined with dots, a model in it gives its state dict, training
+    state is left out, and so is what is not a tensor; the report says so. Quantized, sparse and nested tensors, and
+    those of subclasses that wrap others, are written as `convert` would of a file that ``torch.save`` made of them.
+    `metadata` joins the output's header. In a directory, the output is ``model`` with the ending of `format`.
+    `max_shard_size`, in bytes or such as ``5GB``, splits it into shards with an index, as for `convert`. With
+    `progress` a bar on the terminal shows it.
 
     Nothing is copied but what the threads are writing: tensors of a device come through one host buffer of
     8 MiB. The model and the dict are not touched. The tensors must not change meanwhile.
@@ -74,7 +75,8 @@ def save(
         check_target(new.path, overwrite=overwrite, source=None)
     check_mixing(target, [new.path for new in planned])
     shards = shards_of(plan, planned)
-    with written(planned, source=name, overwrite=overwrite, verify=verify, threads=threads, progress=progress) as files:
+    bar = bar_of(progress)
+    with written(planned, source=name, overwrite=overwrite, verify=verify, threads=threads, progress=bar) as files:
         outputs = tuple(Output(str(file.path), os.fstat(file.fd).st_size) for file in files)
         publish(files, one=bool(shards))
     return Report.of(
@@ -102,4 +104,6 @@ def _state_dict(given: torch.nn.Module | Mapping[str, Any]) -> tuple[Mapping[str
 
 def _is_flat(state: Mapping[str, Any]) -> bool:
     """Whether no value holds others: then all that are tensors are the weights, whatever they are called."""
-    return not any(isinstance(value, (Mapping, list, tuple)) for value in state.values())
+    from torch.nn import Module
+
+    return not any(isinstance(value, (Mapping, list, tuple, Module)) for value in state.values())

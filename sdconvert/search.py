@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from .checkpoint import TENSORS, Dict, Object, TensorRef, Value
 from .errors import UnreadableError
-from .pickles.modules import attributes, is_module
+from .pickles.modules import is_module
+from .tree import children
 
 # What people call the state dict inside a checkpoint.
 _WRAPPERS = """
@@ -57,58 +58,6 @@ class Found:
     def is_averaged(self) -> bool:
         """Whether its name says that it is a running average of the weights."""
         return any(_AVERAGED.search(part) for part in self.path if len(part) <= _TELLING)
-
-
-def children(node: Value) -> Iterator[tuple[str, Value]]:
-    """The named values directly below a node, a repeated key once, with its last value.
-
-    Keys that differ may give the same name (1 and "1"); both are there, for whoever cares.
-    """
-    if type(node) is Dict:
-        yield from _items(node.pairs)
-    elif type(node) is list:
-        yield from ((str(index), value) for index, value in enumerate(node))
-    elif type(node) is Object:
-        yield from _items(node.pairs)
-        state = attributes(node)
-        if state is not None:
-            yield from _items(state.pairs)
-        elif node.state is not None:
-            yield "state", node.state
-        yield from ((str(index), value) for index, value in enumerate([*node.items, *node.args]))
-
-
-def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:
-    if all(type(key) is str for key, _ in pairs):
-        return dict(pairs).items()
-    # By name, not by key: numbers can be chosen so that their hashes collide.
-    last: dict[object, tuple[str, Value]] = {}
-    for key, value in pairs:
-        name = name_of(key)
-        if type(key) in (str, bytes):
-            same: object = key
-        elif type(key) in (int, bool, float) and key == key and not name.startswith("<"):
-            same = (type(key), name)
-        else:
-            same = id(key)
-        last[same] = (name, value)
-    return last.values()
-
-
-def name_of(key: Value) -> str:
-    """A dict's key as a part of a tensor's name."""
-    if type(key) is str:
-        return key
-    if type(key) is bytes:  # A str of Python 2.
-        try:
-            return key.decode()
-        except UnicodeDecodeError:
-            return key.decode("latin-1")
-    if type(key) in (bool, float) or key is None:
-        return str(key)
-    if type(key) is int:
-        return str(key) if key.bit_length() < 256 else "<a huge number>"
-    return f"<{type(key).__name__}>"
 
 
 def _parts(node: Value) -> Iterator[Value]:
@@ -181,6 +130,10 @@ class Census:
         kind = type(node)
         return kind in TENSORS and (kind is not TensorRef or self.arrays or not node.array)
 
+    def are_tensors(self, nodes: Iterable[Value]) -> bool:
+        """Whether all of `nodes` are plain tensors that belong in a state dict."""
+        return all(type(node) is TensorRef and (self.arrays or not node.array) for node in nodes)
+
     def holds(self, node: Value) -> bool:
         """Whether `node` is a tensor or has one below it."""
         return id(node) in self._holds or self.is_tensor(node)
@@ -195,6 +148,13 @@ def is_training_state(name: str, node: Value) -> bool:
     if type(node) is Dict and "param_groups" in node and "state" in node:
         return True
     return len(name) <= _TELLING and bool(_TRAINING.search(name))
+
+
+def _is_optimizer(root: Value, census: Census) -> bool:
+    """Whether `root` is an optimizer's state and nothing else that holds tensors."""
+    return is_training_state("", root) and (
+        type(root) is Object or all(name in ("state", "param_groups") for name, c in children(root) if census.holds(c))
+    )
 
 
 def is_marked(node: Value) -> bool:
@@ -216,6 +176,8 @@ def find(root: Value, census: Census) -> list[Found]:
 
 
 def _find(root: Value, search: _Search) -> list[Found]:
+    if _is_optimizer(root, search.census):
+        return []
     best = _best(search.below(root, (), frozenset(), _LONGEST_PATH))
     if len(best) > 1 and best[0].rank == LOOSE:
         return [_together(best, root, ())]

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .delivery import Delivery
 from .errors import ChoiceError, OutputError
 from .output import BytesLayout, NewOutput
 from .plan import Plan
@@ -88,21 +89,27 @@ def target_of(output: str | os.PathLike[str] | None, stem: Path, suffix: str) ->
     return Path(text)
 
 
-def check_mixing(target: Path, paths: Sequence[Path]) -> None:
-    """OutputError when files of an earlier output would lie beside the new ones as if they belonged to them."""
+def check_mixing(target: Path, paths: Sequence[Path], away: Delivery | None = None) -> None:
+    """OutputError when files of an earlier output would lie beside the new ones as if they belonged to them: in the
+    directory of `target`, or where its delivery goes `away` to."""
     names = {path.name for path in paths}
-    try:
-        there = sorted(os.listdir(target.parent))
-    except OSError:
-        return  # Whoever opens the output says so better.
-    stale = [name for name in there if name not in names and _belongs(name, target)]
+    there = away.beside() if away else _listed(target.parent)
+    stale = sorted(name for name in there if name not in names and _belongs(name, target))
     if stale:
         shown = ", ".join(stale[:_SHOWN]) + (f" and {len(stale) - _SHOWN} more" if len(stale) > _SHOWN else "")
         verb = "is" if len(stale) == 1 else "are"
+        first = away.url_of(stale[0]) if away else target.parent / stale[0]
         raise OutputError(
-            f"{target.parent / stale[0]}: {shown} {verb} there already and would be taken for a part of the output. "
+            f"{first}: {shown} {verb} there already and would be taken for a part of the output. "
             "Remove what is old, or name another output"
         )
+
+
+def _listed(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []  # Whoever opens the output says so better.
 
 
 def _belongs(name: str, target: Path) -> bool:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from .crc32 import combine
+from .crc32 import combine, crc32
 from .errors import OutputError, SdconvertError, UnreadableError
 from .gather import SCRATCH, cast, fill, in_order
 from .plan import Entry
@@ -114,14 +113,14 @@ def copy(placed: Sequence[Placed], fd: int, *, nbytes: int, threads: int | None,
             if framed is None and crc is not None:
                 known.append((crc, end - begin))
             if framed is not None and framed.tail is not None:
-                crc = copied.crcs[framed.at] = zlib.crc32(buffer[begin:end])
+                crc = copied.crcs[framed.at] = crc32(buffer[begin:end])
                 buffer[end : end + framed.tail.nbytes] = framed.tail.make(crc, end - begin)
                 end += framed.tail.nbytes
         data = buffer[:end]
         write(fd, data, at)
         # For a few large parts, joining their checksums is cheaper than taking one of them all again.
         joined = len(parts) <= _FEW and len(known) == len(parts)
-        copied.chunks.append(Chunk(at, end, _joined(known) if joined else zlib.crc32(data)))
+        copied.chunks.append(Chunk(at, end, _joined(known) if joined else crc32(data)))
         return end
 
     in_threads(work, units, nbytes, threads, progress)
@@ -142,7 +141,7 @@ def _frame_large(placed: Sequence[Placed], fd: int, copied: Copied) -> None:
         end = tail.make(crc, entry.nbytes) if tail else b""
         for data, begin in ((head, place - len(head)), (end, at)):
             write(fd, data, begin)
-            copied.chunks.append(Chunk(begin, len(data), zlib.crc32(data)))
+            copied.chunks.append(Chunk(begin, len(data), crc32(data)))
 
 
 def _framed_nbytes(placed: Placed) -> int:
@@ -172,7 +171,7 @@ def read_elements(
 
     def seen(storage: Storage, at: int, data: memoryview) -> None:
         if storage.crc32 is not None:
-            crc = zlib.crc32(data)
+            crc = crc32(data)
             # A list's append is atomic, and setdefault on a key that is an object without __eq__ is too.
             read.setdefault(storage, []).append(Chunk(at, len(data), crc))
             parts.append((crc, len(data)))
@@ -262,7 +261,7 @@ def _crc_range(storage: Storage, begin: int, end: int, crc: int, buffer: memoryv
     while begin < end:
         part = buffer[: min(CHUNK, end - begin)]
         storage.source.readinto(storage.offset + begin, part)
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
         begin += len(part)
     return crc
 
@@ -276,7 +275,7 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
             count = os.preadv(fd, [buffer[: min(CHUNK, chunk.nbytes - done)]], chunk.at + done)
             if count == 0:
                 raise OutputError(f"the output ends at byte {chunk.at + done}: the disk lost what was written")
-            crc = zlib.crc32(buffer[:count], crc)
+            crc = crc32(buffer[:count], crc)
             done += count
         if crc != chunk.crc32:
             raise OutputError(

@@ -23,9 +23,10 @@ _INT = frozenset({int})
 MAX_DIMENSIONS = 64  # torch's own (``kMaxDims`` and the fixed sizes of its iterators).
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Storage:
-    """`nbytes` bytes of `source` from `offset` on, shared by any number of tensors.
+    """`nbytes` bytes of `source` from `offset` on, shared by any number of tensors. Not to be changed: only making
+    it frozen would take four times as long, and there is one for each tensor of most files.
 
     `crc32` is the container's checksum of exactly these bytes, None when it has none.
     `big_endian` says how multi-byte elements lie in it. Two storages are the same one
@@ -63,8 +64,7 @@ class Piece(NamedTuple):
     at_strides: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class TensorRef:
+class TensorRef(NamedTuple):
     """A tensor of `shape` whose row-major elements `pieces` fill, without hole or overlap.
 
     With `conj` (`neg`) the values are the conjugates (negatives) of what is stored.
@@ -157,27 +157,16 @@ def contiguous_strides(shape: Shape) -> tuple[int, ...]:
 
 
 def is_contiguous(shape: Shape, strides: tuple[int, ...]) -> bool:
-    """torch's rule: the stride of a dimension with one element does not matter."""
+    """torch's rule: the stride of a dimension with one element does not matter, and none of an empty tensor does."""
+    if 0 in shape:
+        return True
     step = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size == 0:
-            return True
         if size != 1:
             if stride != step:
                 return False
             step *= size
     return True
-
-
-def filling(dtype: DType, shape: Shape, storage: Storage) -> TensorRef:
-    """A contiguous tensor that is all of `storage`: `strided` for a `shape` of whole numbers of 0 or more.
-
-    UnreadableError when its bytes are not as many, or its dimensions too many.
-    """
-    if len(shape) > MAX_DIMENSIONS or numel(shape) * dtype.itemsize != storage.nbytes:
-        return strided(dtype, shape, storage, 0, contiguous_strides(shape))
-    dense = contiguous_strides(shape)
-    return TensorRef(dtype, shape, (Piece(storage, 0, dense, shape, 0, dense),))
 
 
 def strided(

@@ -20,7 +20,7 @@ from .names import Names
 from .opening import PathLike
 from .opening import open as open_checkpoint
 from .plan import check_cost
-from .progress import Bar, no_bar
+from .progress import Bar, bar_of
 from .report import human
 from .stream import CHUNK, Chunk, check_storages, in_threads, read_elements
 from .tensor import Storage, expect
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of comparing `first` and `second`: `tensors` names, `bytes` of the first file's tensors.
+    """The outcome of comparing `first` and `second`: `tensors` names, `nbytes` bytes of the first file's tensors.
 
     `warnings` say of which bytes from a server nobody can tell that they are those of the file.
     """
@@ -54,7 +54,7 @@ class Verification:
     second: str
     differences: tuple[Difference, ...]
     tensors: int
-    bytes: int
+    nbytes: int
     warnings: tuple[str, ...]
     seconds: float
 
@@ -70,7 +70,7 @@ class Verification:
             "second": self.second,
             "equal": self.equal,
             "tensors": self.tensors,
-            "bytes": self.bytes,
+            "bytes": self.nbytes,
             "differences": [{"name": d.name, "what": d.what, "detail": d.detail} for d in self.differences],
             "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
@@ -80,7 +80,7 @@ class Verification:
         return "\n".join([*self._lines(), *(printable(f"  warning   {warning}") for warning in self.warnings)])
 
     def _lines(self) -> Iterator[str]:
-        size = f"{self.tensors:,} tensors, {human(self.bytes)}, {self.seconds:.2f} s"
+        size = f"{self.tensors:,} tensors, {human(self.nbytes)}, {self.seconds:.2f} s"
         if self.equal:
             yield printable(f"equal: {self.first} and {self.second} hold the same weights ({size})")
             return
@@ -111,7 +111,7 @@ def verify(
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Verification:
     """Compare the weights of two sources, of any containers. Each is read once, by `threads` threads.
 
@@ -149,7 +149,7 @@ def verify(
             return nbytes
 
         total = sum(tensor.nbytes for _, tensor, _ in same)
-        with progress("comparing", total) as update:
+        with bar_of(progress)("comparing", total) as update:
             in_threads(work, _pieces(same), total, threads, update)
         doubts: list[str] = []
         for opened, side in ((one, 0), (other, 1)):
@@ -249,7 +249,7 @@ def digest(
     revision: str | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> str:
     """A digest of the weights alone: ``sdconvert-1:`` and 64 hexadecimal digits.
 
@@ -278,7 +278,7 @@ def digest(
             return tensor.nbytes
 
         total = sum(tensor.nbytes for tensor in unique)
-        with within(opened.name), progress("digesting", total) as update:
+        with within(opened.name), bar_of(progress)("digesting", total) as update:
             in_threads(work, iter(unique), total, threads, update)
             check_storages(read, _storages(unique), threads=threads)
         opened.check_unchanged()

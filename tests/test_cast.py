@@ -75,7 +75,7 @@ def test_blocks_and_strides_change_nothing(contiguous: bool, tmp_path: Path, mon
 def test_a_negative_view_is_negated_before_it_is_cast(tmp_path: Path) -> None:
     values = torch.randn(50, dtype=torch.complex64).conj().imag
     assert values.is_neg()
-    sdconvert.convert(saved({"x.w": values}, tmp_path / "m.pt"), tmp_path / "o.safetensors", dtype="bfloat16")
+    sdconvert.convert(saved({"x.w": values}, tmp_path / "m.pt"), tmp_path / "o.safetensors", dtype=torch.bfloat16)
     assert torch.equal(contents(tmp_path / "o.safetensors")["x.w"], values.to(torch.bfloat16))
 
 
@@ -102,6 +102,23 @@ LEFT_ALONE = {
     "sparse": KINDS["coo"],
     "nested": KINDS["nested"],
 }
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+@pytest.mark.parametrize("order", [("plain", "sparse"), ("sparse", "plain")])
+def test_a_plain_tensor_is_cast_though_a_part_of_an_encoded_one_is_the_same(
+    order: tuple[str, str], ending: str, tmp_path: Path
+) -> None:
+    values = torch.randn(3)
+    state = {"plain": values, "sparse": torch.sparse_coo_tensor(torch.tensor([[0, 2, 4]]), values, (5,))}
+    out = tmp_path / f"o.{ending}"
+    report = sdconvert.convert(saved({name: state[name] for name in order}, tmp_path / "m.pt"), out, dtype="float16")
+    assert report.aliases == {}
+    found = sdconvert.load(out)
+    assert torch.equal(found["plain"], values.half())
+    assert found["sparse"].dtype == torch.float32
+    assert torch.equal(found["sparse"].to_dense(), state["sparse"].to_dense())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -44,6 +44,14 @@ def test_the_output_is_beside_the_source_by_default(run: Run, tmp_path: Path) ->
     assert (tmp_path / "m.safetensors").is_file()
 
 
+def test_an_ending_that_names_the_other_format_is_refused(run: Run, tmp_path: Path) -> None:
+    for command, name in (("to-pt", "o.safetensors"), ("to-safetensors", "o.pt")):
+        done = run(command, "m.pt", name)
+        assert (done.returncode, f"{name}: a" in done.stderr, "must not end in" in done.stderr) == (1, True, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+    assert run("to-safetensors", "m.pt", "an-ending-of-no-format").returncode == 0
+
+
 def test_json_is_one_document_with_all_that_happened(run: Run, tmp_path: Path) -> None:
     done = run("to-safetensors", "m.pt", "--json")
     report = json.loads(done.stdout)
@@ -106,7 +114,7 @@ def test_the_source_is_never_the_output(other: str, run: Run, tmp_path: Path) ->
     (tmp_path / "link.pt").symlink_to("m.pt")
     (tmp_path / "hard.pt").hardlink_to(tmp_path / "m.pt")
     before = (tmp_path / "m.pt").read_bytes()
-    done = run("to-safetensors", "m.pt", other, "--overwrite")
+    done = run("to-pt", "m.pt", other, "--overwrite")
     assert (done.returncode, "is the source itself" in done.stderr) == (1, True)
     assert (tmp_path / "m.pt").read_bytes() == before
 
@@ -131,7 +139,7 @@ def test_debug_shows_where_an_error_arose(run: Run) -> None:
 
 
 def test_choices_are_data_in_json(run: Run, tmp_path: Path) -> None:
-    torch.save({"g": SD, "d": dict(SD)}, tmp_path / "gan.pt")
+    torch.save({"g": SD, "d": {name: tensor + 1 for name, tensor in SD.items()}}, tmp_path / "gan.pt")
     answer = json.loads(run("to-safetensors", "gan.pt", "--json").stdout)
     assert [one["key"] for one in answer["candidates"]] == ["g", "d"]
 
@@ -221,7 +229,7 @@ def test_inspect_looks_at_each_of_several_by_itself(run: Run, tmp_path: Path) ->
     junk, pickled, clean = json.loads(done.stdout)
     assert (junk["kind"], pickled["container"], clean["container"]) == ("UnreadableError", "torch-zip", "safetensors")
     assert run("inspect", "m.pt", "m.safetensors", "-q").returncode == 0
-    assert run("inspect", "m.pt", "m.safetensors", "--html", "p.html").returncode == 1
+    assert run("inspect", "m.pt", "m.safetensors", "--html", "p.html").returncode == 2
 
 
 COMMANDS = "to-safetensors to-pt inspect verify push batch".split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,91 @@ def test_an_upload_that_fails_leaves_nothing(source: Path, tmp_path: Path, monke
     with pytest.raises(sdconvert.OutputError, match="the line went dead"):
         sdconvert.convert(source, f"file://{tmp_path}/store/model.safetensors")
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def put(url: str, data: bytes = b"old") -> None:
+    with fsspec.open(url, "wb", auto_mkdir=True) as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize(
+    "old", ["model-00001-of-00009.safetensors", "model.safetensors.index.json", "model.safetensors.index.fp16.json"]
+)
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"dry_run": True}], ids=["new", "overwrite", "dry"])
+def test_shards_of_an_earlier_run_are_no_neighbours(
+    store: str, source: Path, old: str, options: dict[str, Any]
+) -> None:
+    put(f"{store}/out/{old}")
+    if "fp16" in old:  # Another variant's: whoever reads the output does not look at it.
+        sdconvert.convert(source, f"{store}/out/model.safetensors", **options)
+        return
+    with pytest.raises(sdconvert.OutputError, match="would be taken for a part") as caught:
+        sdconvert.convert(source, f"{store}/out/model.safetensors", **options)
+    assert str(caught.value).startswith(f"{store}/out/{old}: ")
+    assert names(store) == [old]
+
+
+def test_a_file_of_an_earlier_run_is_no_neighbour_of_shards(store: str, source: Path) -> None:
+    put(f"{store}/out/model.safetensors")
+    put(f"{store}/out/model-00003-of-00003.safetensors")
+    with pytest.raises(sdconvert.OutputError, match="would be taken for a part"):
+        sdconvert.convert(source, f"{store}/out/model.safetensors", max_shard_size=100, overwrite=True)
+    assert len(names(store)) == 2
+
+
+def test_other_files_are_no_trouble(store: str, source: Path) -> None:
+    others = ["model-old.safetensors", "models-00001-of-00002.safetensors", "x.bin", "model-00001-of-00002.bin"]
+    for name in [*others, "deep/model-00001-of-00009.safetensors", "model/model-00001-of-00009.safetensors"]:
+        put(f"{store}/out/{name}")
+    sdconvert.convert(source, f"{store}/out/model.safetensors", max_shard_size=100)
+    assert len(names(f"{store}/out")) == 6 + 3
+
+
+def test_shards_replace_those_of_the_same_names(store: str, source: Path) -> None:
+    first = sdconvert.convert(source, f"{store}/model.safetensors", max_shard_size=100)
+    sdconvert.convert(source, f"{store}/model.safetensors", max_shard_size=100, overwrite=True)
+    assert len(names(store)) == len(first.outputs) == 3
+
+
+def test_a_store_that_shows_nothing_of_what_it_has(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Any, *args: Any, **options: Any) -> None:
+        raise PermissionError("may not list")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", failing)
+    with pytest.raises(sdconvert.OutputError, match="cannot be looked at: may not list"):
+        sdconvert.convert(source, "memory://place/model.safetensors")
+
+
+def test_the_source_is_not_overwritten_where_it_lies(store: str, source: Path) -> None:
+    url = f"{store}/model.safetensors"
+    put(url, source.read_bytes())
+    with pytest.raises(sdconvert.OutputError, match="is the source itself"):
+        sdconvert.convert(url, url, overwrite=True)
+    with fsspec.open(url, "rb") as file:
+        assert file.read() == source.read_bytes()
+
+
+def test_nor_is_a_source_that_would_become_one_of_the_shards(store: str, source: Path) -> None:
+    url = f"{store}/model-00002-of-00002.pt"
+    put(url, source.read_bytes())
+    with pytest.raises(sdconvert.OutputError, match="is the source itself"):
+        sdconvert.convert(url, f"{store}/model.pt", max_shard_size=100, overwrite=True)
+    assert names(store) == ["model-00002-of-00002.pt"]
+
+
+def test_nor_the_archive_that_it_is_in(store: str, source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(source, "model.pt")
+    put(f"{store}/all.zip", (tmp_path / "all.zip").read_bytes())
+    with pytest.raises(sdconvert.OutputError, match="is the source itself"):
+        sdconvert.convert(f"zip://model.pt::{store}/all.zip", f"{store}/all.zip", format="pt", overwrite=True)
+
+
+def test_a_path_is_not_overwritten_by_its_url(source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(sdconvert.OutputError, match="is the source itself"):
+        sdconvert.convert(source, f"file://{source}", overwrite=True)
+    assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize(

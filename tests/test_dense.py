@@ -223,3 +223,12 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
         assert run.returncode == 0, run.stderr
         peaks.append(int(run.stdout))
     assert peaks[1] - peaks[0] < 80 << 10, peaks
+
+
+def test_an_index_that_is_there_twice_is_added_up_across_blocks_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdconvert.computed, "BLOCK", 3)
+    monkeypatch.setattr(sdconvert.sparse, "BLOCK", 3)
+    tensor = torch.sparse_coo_tensor(torch.tensor([[0, 2, 3, 3, 6]]), torch.arange(1.0, 6.0), (8,))
+    assert torch.equal(dense(tensor, tmp_path), tensor.to_dense())

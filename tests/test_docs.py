@@ -16,11 +16,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
+import sdconvert
 from docs import commands
 from tests.docs_files import FILES, ROOT, Encoder, Net, named
 
@@ -123,6 +124,18 @@ def test_every_page_has_blocks_that_run_or_is_known_to_have_none() -> None:
 )
 def test_the_page_of_commands_is_what_they_say() -> None:
     assert commands.PAGE.read_text() == commands.page(), "python -m docs.commands writes it anew"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    # A function that has the name of its module is listed with both.
+    public = {name for name in sdconvert.__all__ if not name.startswith("_")}
+    assert {name for name in public if not {f"sdconvert.{name}", f"sdconvert.{name}.{name}"} & listed} == set()
+
+
+def test_the_page_on_security_has_every_limit() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    assert [field.name for field in fields(sdconvert.Limits) if f"`{field.name}`" not in page] == []
 
 
 def test_links_lead_somewhere() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from tests.docs_files import ROOT, named
+from tests.hub_server import HubServer
 
 EXAMPLES = ROOT / "examples"
 
@@ -64,6 +65,30 @@ def test_share_weights(tmp_path: Path) -> None:
     assert run("share_weights.py", str(EXAMPLES / "charlm.pt"), cwd=tmp_path) == "two models, one memory\n"
 
 
+def test_publish_a_file_of_ones_own(hub: HubServer) -> None:
+    done = hub.run([str(EXAMPLES / "publish.py"), str(EXAMPLES / "charlm.pt"), "me/charlm"], token=hub.token)
+    assert done.returncode == 0, done.stderr
+    assert "to send: model.safetensors" in done.stdout
+    assert "committed: " in done.stdout
+    assert "to the bit" in done.stdout
+    assert hub.paths("me/charlm") == ["README.md", "model.safetensors"]
+    assert "embedding.weight" in load(hub.read("me/charlm", "model.safetensors"))
+
+
+def test_publish_safetensors_for_somebodys_pickle(hub: HubServer, tmp_path: Path) -> None:
+    named(["model.pt"], tmp_path)
+    hub.add_repo("you/model", {"pytorch_model.bin": (tmp_path / "model.pt").read_bytes()})
+    done = hub.run([str(EXAMPLES / "publish.py"), "hf://you/model", "you/model"], token=hub.read_token)
+    assert done.returncode == 0, done.stderr
+    assert "proposed: " in done.stdout
+    assert "to the bit" in done.stdout
+    assert hub.paths("you/model") == ["pytorch_model.bin"]
+    assert hub.paths("you/model", "refs/pr/1") == ["model.safetensors", "pytorch_model.bin"]
+    refused = hub.run([str(EXAMPLES / "publish.py"), "nowhere.pt", "me/model"], token=hub.token)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: nowhere.pt")
+
+
 @pytest.mark.parametrize("executor", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_batch_anywhere(executor: str, tmp_path: Path) -> None:
     if executor == "ray":
@@ -76,19 +101,43 @@ def test_batch_anywhere(executor: str, tmp_path: Path) -> None:
     assert run("batch_anywhere.py", "runs", "converted", executor, cwd=tmp_path).startswith("2 skipped")
 
 
-def test_the_slurm_script_takes_its_share(tmp_path: Path) -> None:
-    named(["runs/"], tmp_path)
-    tool = tmp_path / "sdconvert"
+def slurm(number: int, *args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Task `number` of an array of two, as SLURM would run it."""
+    tool = cwd / "sdconvert"
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sdconvert "$@"\n')
     tool.chmod(0o755)
-    for number in ("0", "1"):
-        environment = {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "1"}
-        subprocess.run(
-            ["bash", str(EXAMPLES / "batch.slurm"), "runs", "out"],
-            cwd=tmp_path,
-            env={**os.environ, **environment, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+    set_by_it = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "1"}
+    path = {"PATH": f"{cwd}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["bash", str(EXAMPLES / "batch.slurm"), *args],
+        cwd=cwd,
+        env={**os.environ, **set_by_it, **path, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("url", [False, True], ids=["directory", "url"])
+def test_the_slurm_script_takes_its_share(url: bool, tmp_path: Path) -> None:
+    named(["runs/"], tmp_path)
+    if url:
+        pytest.importorskip("fsspec")
+    output = f"file://{tmp_path}/out" if url else "out"
+    for number in (0, 1):
+        done = slurm(number, "runs", output, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.safetensors")} == {"a", "b"}
+    manifests = tmp_path / "sdconvert-manifests" if url else tmp_path / "out"
+    notes = "share-{}-of-2.jsonl" if url else "sdconvert-manifest-{}-of-2.jsonl"
+    assert all((manifests / notes.format(number)).is_file() for number in (0, 1))
+    again = [slurm(number, "runs", output, cwd=tmp_path, SLURM_ARRAY_TASK_COUNT="1", SHARES="2") for number in (0, 1)]
+    assert all(done.returncode == 0 and " converted" not in done.stdout for done in again)
+
+
+def test_the_slurm_script_says_what_it_lacks(tmp_path: Path) -> None:
+    for args in ((), ("runs",)):
+        done = slurm(0, *args, cwd=tmp_path)
+        assert done.returncode != 0
+        assert ("which checkpoints" in done.stderr) if not args else ("where to" in done.stderr)

@@ -15,7 +15,7 @@ from torch import nn
 import sdconvert
 from sdconvert.source import FileSource
 from tests.conftest import Converted
-from tests.outputs import contents
+from tests.outputs import contents, same
 
 
 def net(seed: int = 0, *, width: int = 3) -> nn.Module:
@@ -171,8 +171,50 @@ def test_only_training_state_is_an_error_that_says_so(converted: Converted) -> N
         converted({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}})
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_optimizers_own_file_is_not_taken_for_weights(whole: bool, converted: Converted) -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    made = optimizer if whole else optimizer.state_dict()
+    with pytest.raises(sdconvert.UnreadableError, match="only training state") as refused:
+        converted(made)
+    if not whole:  # In the object itself the parameters are keys, and have no names.
+        assert "--key . takes it all the same" in str(refused.value)
+        assert "state.0.exp_avg" in converted(made, key=".")[1]
+
+
+def test_a_state_beside_other_weights_is_no_optimizers(converted: Converted) -> None:
+    report, found = converted({"state": {"step": torch.ones(1)}, "param_groups": [], "model": SD})
+    assert (report.key, found.keys()) == ("model", SD.keys())
+
+
+def test_a_model_beside_its_own_state_dict_is_no_choice(converted: Converted) -> None:
+    model = net()
+    report, found = converted({"model": model, "state_dict": model.state_dict(), "epoch": 1})
+    assert report.key == "model"
+    assert same(found, model.state_dict())
+    assert any("state_dict holds the same tensors" in warning for warning in report.warnings)
+    with pytest.raises(sdconvert.ChoiceError):
+        converted({"model": model, "state_dict": net(1).state_dict()})
+
+
+@pytest.mark.parametrize("ema", ["params_ema", "state_dict_ema", "ema"])
+def test_averages_beside_a_wrapper_are_named_with_the_key_that_takes_them(ema: str, converted: Converted) -> None:
+    report, found = converted({"params": SD, ema: net(1).state_dict()})
+    (beside,) = report.skipped
+    assert (beside.name, beside.why) == (ema, f"averaged weights (4 tensors); --key {ema} takes them")
+    assert same(found, SD)
+
+
+def test_tensors_without_values_are_the_reason_that_there_are_none(converted: Converted) -> None:
+    with pytest.raises(sdconvert.UnreadableError, match=r"no tensors in it, but a\.w is on the meta device"):
+        converted({"a.w": torch.ones(2, device="meta")})
+
+
 def test_a_wrong_key_lists_what_there_is(converted: Converted) -> None:
-    with pytest.raises(sdconvert.ChoiceError, match=r"nothing at key .modle.\. There is model"):
+    with pytest.raises(sdconvert.ChoiceError, match=r"nothing at key .modle.\. There is --key model"):
         converted({"model": SD}, key="modle")
 
 
@@ -205,8 +247,8 @@ def test_only_the_weights_bytes_are_read_of_a_training_checkpoint(
 
     monkeypatch.setattr(FileSource, "readinto", counted)
     report = sdconvert.convert(tmp_path / "m.pt")
-    assert (tmp_path / "m.pt").stat().st_size > 2.9 * report.bytes
-    assert read < report.bytes + 200_000  # The pickle, the directory and the headers of the records.
+    assert (tmp_path / "m.pt").stat().st_size > 2.9 * report.nbytes
+    assert read < report.nbytes + 200_000  # The pickle, the directory and the headers of the records.
     assert contents(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
 
 
@@ -214,3 +256,13 @@ def test_a_model_among_the_hyper_parameters_is_not_the_one_that_was_trained(conv
     report, _ = converted({"state_dict": SD, "hyper_parameters": {"net": net(1)}})
     assert report.key == "state_dict"
     assert {one.name: one.why for one in report.skipped}["hyper_parameters"] == "outside of the state dict (4 tensors)"
+
+
+def test_the_state_dict_of_an_open_checkpoint_is_a_mapping(tmp_path: Path) -> None:
+    torch.save({"b.w": torch.ones(2, 3), "a.w": torch.ones(1)}, tmp_path / "m.pt")
+    with sdconvert.open(tmp_path / "m.pt") as checkpoint:
+        found = checkpoint.state_dict
+        assert [(name, tensor.shape) for name, tensor in found.items()] == [("b.w", (2, 3)), ("a.w", (1,))]
+        assert "a.w" in found
+        assert found.get("c.w") is None
+        assert found.nbytes == 28

@@ -155,6 +155,7 @@ def test_what_looks_dangerous_is_named_and_never_run(tmp_path: Path, monkeypatch
         ("torch.hub.load", True),
         ("numpy.testing._private.utils.runstring", True),
         ("builtins.set", False),
+        ("__builtin__.long", False),
         ("pathlib.PosixPath", False),
         ("torch.loader", False),
         ("osmnx.graph", False),

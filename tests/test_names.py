@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import pytest
 
 import sdconvert
@@ -44,10 +47,26 @@ def test_renaming_a_tensor_and_a_prefix() -> None:
 
 
 def test_two_tensors_never_get_one_name() -> None:
-    with pytest.raises(sdconvert.UnreadableError, match="two tensors the name 'a'"):
+    with pytest.raises(sdconvert.ChoiceError, match="two tensors the name 'a'"):
         applied(Names(strip_prefix="m."), "m.a", "a")
-    with pytest.raises(sdconvert.UnreadableError, match="two tensors the name 'b'"):
+    with pytest.raises(sdconvert.ChoiceError, match="two tensors the name 'b'"):
         applied(Names(rename=(("a", "b"),)), "a", "b")
+
+
+@pytest.mark.parametrize("names", [Names(strip_prefix="a."), Names(rename={"a.": ""})])
+def test_no_tensor_loses_all_of_its_name(names: Names) -> None:
+    assert applied(names, "a.w", "b") == ["w", "b"]
+    with pytest.raises(sdconvert.ChoiceError, match=r"would leave 'a\.' without a name"):
+        applied(names, "a.w", "a.")
+
+
+def test_one_pattern_and_a_dict_do_as_well_as_tuples() -> None:
+    assert Names(include="enc.*", exclude=["*.bias"], rename={"a.": "b."}) == Names(
+        include=("enc.*",), exclude=("*.bias",), rename=(("a.", "b."),)
+    )
+    assert hash(Names(rename={"a": "b"})) == hash(Names(rename=[("a", "b")]))
+    assert replace(Names("m.", include="x"), exclude=("y",)) == Names("m.", include="x", exclude="y")
+    assert pickle.loads(pickle.dumps(Names(rename={"a": "b"}))) == Names(rename={"a": "b"})
 
 
 def test_filters_are_shell_patterns_and_must_fit_something() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,23 @@ def test_of_a_training_checkpoint_the_weights_are_taken(tmp_path: Path) -> None:
     assert contents(tmp_path / "m.safetensors").keys() == {"weight", "bias"}
     assert report.key == "model"
     assert "optimizer" in {one.name for one in report.skipped}
+
+
+def test_a_model_in_a_dict_is_taken_as_in_a_file_of_that_dict(tmp_path: Path) -> None:
+    whole = {"model": nn.Linear(2, 2), "epoch": 3}
+    report = sdconvert.save(whole, tmp_path / "saved.safetensors")
+    torch.save(whole, tmp_path / "m.pt")
+    sdconvert.convert(tmp_path / "m.pt", tmp_path / "converted.safetensors")
+    assert (tmp_path / "saved.safetensors").read_bytes() == (tmp_path / "converted.safetensors").read_bytes()
+    assert report.key == "model"
+
+
+def test_an_object_that_is_left_out_is_named_by_its_class(tmp_path: Path) -> None:
+    report = sdconvert.save({"w": base, "args": Namespace(lr=0.1), "none": None}, tmp_path / "m.safetensors")
+    assert {one.name: one.why for one in report.skipped} == {
+        "args": "an object (argparse.Namespace)",
+        "none": "None",
+    }
 
 
 def test_a_flat_dict_is_taken_whole_whatever_its_names(tmp_path: Path) -> None:
@@ -238,3 +256,16 @@ def test_a_wrapped_model_is_saved_under_its_names(tmp_path: Path) -> None:
     report = sdconvert.save(model, tmp_path / "m.safetensors")
     assert contents(tmp_path / "m.safetensors").keys() == {"module.weight", "module.bias"}
     assert report.prefixes == ("module.",)
+
+
+def test_a_model_in_a_dict_is_taken_as_from_a_file_of_the_same(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    report = sdconvert.save({"model": model, "epoch": 3, "scaler": object()}, tmp_path / "m.safetensors")
+    assert report.key == "model"
+    assert contents(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+    assert {one.name for one in report.skipped} == {"epoch", "scaler"}
+
+
+def test_what_is_no_tensor_is_called_what_it_is(tmp_path: Path) -> None:
+    report = sdconvert.save({"w": torch.ones(2), "mean": torch.ones(2).numpy()}, tmp_path / "m.safetensors")
+    assert [(one.name, one.why) for one in report.skipped] == [("mean", "an object (numpy.ndarray)")]

@@ -216,6 +216,17 @@ def test_one_ranks_part_of_a_dtensor_is_refused_with_what_is_missing(mesh: Any, 
         sdconvert.convert(saved({"x.w": partial}, tmp_path / "m.pt"), tmp_path / "o.safetensors")
 
 
+class MyDTensor(Wrapper):
+    """Called like torch's class, and something else."""
+
+
+def test_a_class_is_no_dtensor_for_what_it_is_called(tmp_path: Path) -> None:
+    tensor = MyDTensor(torch.arange(6, dtype=torch.int8).reshape(2, 3), torch.rand(2, 1), torch.bfloat16)
+    report = sdconvert.convert(saved({"x.w": tensor}, tmp_path / "m.pt"), tmp_path / "o.safetensors")
+    assert report.encoded["x.w"].recipe["class"].endswith(".MyDTensor")
+    assert torch.equal(contents(tmp_path / "o.safetensors")["x.w.qdata"], tensor.qdata)
+
+
 # torchao's own
 
 

@@ -26,10 +26,11 @@ from ..sharding import DIVIDE, INDEX
 from .executors import Engine, engine
 from .jobs import Job, state_of
 from .manifest import Manifest
+from .seen import Outputs
 from .summary import Failure, Summary
 from .task import DIVIDED, FAILED, Outcome, discard, run
 
-SET_ASIDE, SKIPPED = "set aside", "skipped"
+SET_ASIDE, SKIPPED, REPEATED = "set aside", "skipped", "repeated"
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # Seconds before the second try, doubled for each more.
 _TOLD = 100  # Failures that a summary carries; the manifest has all.
@@ -117,6 +118,7 @@ class _Driver:
         self.suspects: deque[_Attempt] = deque()
         self.parts: deque[_Attempt] = deque()  # Of the jobs that were divided, in their order.
         self.order = itertools.count()
+        self.outputs = Outputs()
         self.counts: dict[str, int] = {}
         self.nbytes = self.retried = 0
         self.failures: list[Failure] = []
@@ -137,9 +139,11 @@ class _Driver:
                 if self.book is not None:
                     self.book.sync()
         except BaseException:
-            for future in self.running:
-                future.cancel()
-            self.engine.stop()
+            if self.engine.stop is not None:
+                self.engine.stop()
+            else:
+                for future in self.running:
+                    future.cancel()
             raise
 
     def hand_out(self, jobs: Iterator[Job], done: set[bytes]) -> None:
@@ -160,26 +164,42 @@ class _Driver:
             if part.whole is None or not part.whole.over:
                 return part
         for job in jobs:
-            if not done or not self.is_done(job, done):
+            # Only then would the second of two replace the first; otherwise it finds what is there.
+            of_this = self.outputs.source_of(job.output, job.source) if job.options.overwrite else None
+            if of_this:
+                self.count(job, Outcome(REPEATED))
+            elif of_this is False:
+                self.refuse(job)
+            elif done and self.is_done(job, done):
+                self.count(job, Outcome(SKIPPED))
+            else:
                 return _Attempt(job)
-            self.count(job, Outcome(SKIPPED))
         return None
+
+    def refuse(self, job: Job) -> None:
+        why = f"{job.source}: another source became {job.output} already. --relative-to keeps their places apart"
+        self.count(job, Outcome(FAILED, error=printable(why), kind=ChoiceError.__name__), _Attempt(job))
 
     def is_done(self, job: Job, done: set[bytes]) -> bool:
         try:
-            return bytes.fromhex(job.fingerprint(state_of(job.source))) in done
+            return bytes.fromhex(job.fingerprint(state_of(job.source, job.options.token))) in done
         except Exception:  # It will fail where failures are counted.
             return False
 
     def submit(self, attempt: _Attempt) -> None:
         try:
-            future = self.executor.submit(run, attempt.job, attempt.part)
+            future = self.executor.submit(run, self.with_threads(attempt.job), attempt.part)
         except BrokenExecutor:
             self.suspects.append(attempt)
             if not self.running:
                 self.restart()
             return
         self.running[future] = attempt
+
+    def with_threads(self, job: Job) -> Job:
+        if job.options.threads is not None:
+            return job
+        return replace(job, options=replace(job.options, threads=self.engine.threads))
 
     def take_in(self) -> None:
         """Wait for something to end, and deal with all that did."""
@@ -236,7 +256,8 @@ class _Driver:
             return
         if outcome.error or attempt.part == INDEX:
             whole.over = True
-            outputs = () if outcome.error else tuple(one for done in reversed(whole.done) for one in done.outputs)
+            shards = sorted((one for done in whole.done[:-1] for one in done.outputs), key=lambda one: one.path)
+            outputs = () if outcome.error else (*outcome.outputs, *shards)
             total = replace(outcome, outputs=outputs, seconds=whole.seconds)
             self.count(attempt.job, total, replace(attempt, failed=whole.tries, lost=0))
             if outcome.error:  # Shards without an index are nothing.
@@ -285,6 +306,7 @@ class _Driver:
             done=counts.get("done", 0),
             there=counts.get("there", 0),
             skipped=counts.get(SKIPPED, 0),
+            repeated=counts.get(REPEATED, 0),
             failed=counts.get(FAILED, 0),
             set_aside=counts.get(SET_ASIDE, 0),
             retried=self.retried,

@@ -28,15 +28,17 @@ GROUP = "sdconvert.executors"
 
 @dataclass(frozen=True)
 class Engine:
-    """How to start an executor, again if it broke, and how many jobs run on it at once.
+    """How to start an executor, again if it broke, how many jobs run on it at once, and how many threads each has.
 
-    `stop` ends what is running; without it, that is waited for. `close` comes last.
+    `stop` ends what is running and what waits; without it, what waits is cancelled and what runs is waited for.
+    `close` comes last.
     """
 
     start: Callable[[], Executor]
     workers: int
+    threads: int = 1
     restarts: bool = False
-    stop: Callable[[], None] = lambda: None
+    stop: Callable[[], None] | None = None
     close: Callable[[], object] = lambda: None
 
 
@@ -45,11 +47,11 @@ def engine(executor: str | Executor, workers: int | None) -> Engine:
     UnsupportedError when what it needs is not installed."""
     if isinstance(executor, Executor):
         given = executor
-        size = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        size = workers or getattr(executor, "_max_workers", None) or processors()
         return Engine(lambda: given, size)
     name, _, address = executor.partition(":")
     if name == "processes" and not address:
-        return _processes(workers or os.cpu_count() or 1)
+        return _processes(workers or processors())
     if name == "ray":
         _need("ray", "ray")
         return _ray(address or None, workers)
@@ -59,9 +61,16 @@ def engine(executor: str | Executor, workers: int | None) -> Engine:
     for found in entry_points(group=GROUP):
         if found.name == name:
             start = partial(found.load(), address or None, workers)
-            return Engine(start, workers or os.cpu_count() or 1, restarts=True)
+            return Engine(start, workers or processors(), restarts=True)
     known = ["processes", "ray[:ADDRESS]", "dask:ADDRESS", *(found.name for found in entry_points(group=GROUP))]
     raise ChoiceError(f"there is no executor {executor!r}, only {', '.join(known)}")
+
+
+def processors() -> int:
+    """How many this process may use, which a scheduler may have made fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _need(module: str, extra: str) -> None:
@@ -72,6 +81,17 @@ def _need(module: str, extra: str) -> None:
 # This machine
 
 
+class _Worker(SpawnProcess):
+    """A process that a Ctrl-C, which a terminal sends to all, does not reach before `_begin` could say so."""
+
+    def start(self) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # A new process has its parent's.
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _Context(SpawnContext):
     """Processes that are remembered, so that they can be ended. Spawned: a fork would copy our threads' locks."""
 
@@ -79,7 +99,7 @@ class _Context(SpawnContext):
         self.started: list[SpawnProcess] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        process = SpawnProcess(*args, **kwargs)
+        process = _Worker(*args, **kwargs)
         self.started = [one for one in self.started if one.is_alive()] + [process] if self.started else [process]
         return process
 
@@ -88,22 +108,30 @@ def _processes(workers: int) -> Engine:
     context = _Context()
 
     def start() -> Executor:
+        # A pool that breaks while it starts a process does not end that one, and then waits for it for ever.
+        for process in context.started:
+            if process.is_alive():
+                process.kill()
         context.started.clear()
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
 
     def stop() -> None:
+        # No future is cancelled: a pool that breaks means to tell each, and says so aloud if it cannot.
         for process in context.started:
             if process.is_alive():
                 process.terminate()
 
-    return Engine(start, workers, restarts=True, stop=stop)
+    # As many workers as processors need no second thread; fewer share the processors that are left over.
+    return Engine(start, workers, max(1, processors() // workers), restarts=True, stop=stop)
 
 
 def _begin() -> None:
     """In a new worker: Ctrl-C is the driver's business, a driver that is gone wants no more work, and torch
     is to use one processor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # A cast's threads would compete with the other workers.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    # A job's own threads call torch side by side. Schedulers like to set this to the processors of the whole task.
+    os.environ["OMP_NUM_THREADS"] = "1"
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel

@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from .. import chain, remote
 from ..errors import UnreadableError
 from ..folder import LocalFolder
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..remote import is_url
+from ..shardnames import IndexName, as_index, as_shard
+
+# Options that say how an output is made rather than what is in it: a run that is resumed may change them.
+_HOW = frozenset({"overwrite", "threads", "digest", "limits", "token"})
 
 
 @dataclass(frozen=True)
 class Options:
     """How to convert, as for `sdconvert.convert`; the same for all jobs of a batch, or not.
 
-    `threads` copy inside one job: one, because the jobs of a batch keep the processors busy themselves.
-    With `digest`, the SHA-256 of every output goes into the outcome, which reads the output once more.
+    `threads` copy inside one job; with None, each worker's share of the processors of this machine, and one on a
+    cluster: enough jobs keep the processors busy themselves.
+    With `digest`, the SHA-256 of every output goes into the outcome, which reads the output once more. `token` is
+    for sources on the Hub; it goes to the workers, and into no text.
     """
 
     format: str | None = None
@@ -34,9 +40,10 @@ class Options:
     densify: bool = False
     verify: bool = True
     overwrite: bool = False
-    threads: int | None = 1
+    threads: int | None = None
     digest: bool = True
     limits: Limits = DEFAULT_LIMITS
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,40 +55,42 @@ class Job:
     options: Options = field(default_factory=Options)
 
     def fingerprint(self, state: str) -> str:
-        """32 hexadecimal digits that change when anything that decides the output does.
+        """32 hexadecimal digits that change when anything that decides the output does, or whether it is verified.
 
         `state` is what `state_of` says of the source.
         """
-        facts = [self.source, self.output, asdict(self.options), state]
+        deciding = {name: value for name, value in asdict(self.options).items() if name not in _HOW}
+        facts = [self.source, self.output, deciding, state]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def state_of(source: str) -> str:
+def state_of(source: str, token: str | None = None) -> str:
     """Size and time of change of a source: a word that is another one when the source was replaced.
 
-    UnreadableError or OSError when it is not there.
+    What is in an archive has the archive's. UnreadableError or OSError when it is not there.
     """
+    chained = chain.parse(source)
+    if chained is not None:
+        source = chained[1]
     if is_url(source):
-        return _remote_state(source)
+        return remote.state_of(source, token=token)
     if os.path.isdir(source):
         folder = LocalFolder(source)
         stats = [os.stat(os.path.join(source, name)) for name in folder.files]
         return f"{len(stats)}-{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
-    found = os.stat(source)
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    index = as_index(os.path.basename(source))
+    beside = _shards(os.path.dirname(source), index) if index else []
+    return "-".join(f"{found.st_size}-{found.st_mtime_ns}" for found in map(os.stat, [source, *beside]))
 
 
-def _remote_state(source: str) -> str:
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(source)
-    info: Mapping[str, Any] = fs.info(path)
-    marks = [
-        str(info[key])
-        for key in ("ETag", "etag", "md5", "checksum", "mtime", "LastModified", "created")
-        if info.get(key)
+def _shards(directory: str, index: IndexName) -> list[str]:
+    """The shards that are there for an index, by their names."""
+    named = {name: as_shard(name) for name in sorted(os.listdir(directory or "."))}
+    return [
+        os.path.join(directory, name)
+        for name, shard in named.items()
+        if shard and (shard.stem, shard.ending) == (index.stem, index.ending)
     ]
-    return "-".join([str(info.get("size")), *marks[:1]])
 
 
 def sharded(jobs: Iterable[Job], number: int, count: int) -> Iterator[Job]:

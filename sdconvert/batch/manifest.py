@@ -44,12 +44,12 @@ class Manifest:
         for record in read(self.path):
             try:
                 fingerprint = bytes.fromhex(record["job"])
-                if record["status"] in ("done", "there") and all(map(_is_there, record["outputs"])):
-                    found.add(fingerprint)
-                else:
-                    found.discard(fingerprint)
             except (KeyError, TypeError, ValueError):
                 continue
+            if _is_done(record):
+                found.add(fingerprint)
+            else:
+                found.discard(fingerprint)
         return found
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -83,10 +83,17 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if type(record) is dict:
                 yield record
+
+
+def _is_done(record: Mapping[str, Any]) -> bool:
+    try:
+        return record["status"] in ("done", "there") and all(map(_is_there, record["outputs"]))
+    except Exception:  # A record that makes no sense, or a store that does not answer: then the job is done again.
+        return False
 
 
 def _is_there(output: Mapping[str, Any]) -> bool:

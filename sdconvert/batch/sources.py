@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
-from ..errors import ChoiceError, UnreadableError
+from ..errors import ChoiceError, SdconvertError, UnreadableError
 from ..remote import is_url
+from ..shardnames import as_shard
 from .jobs import Job, Options
 
 # Endings under which checkpoints are found in a directory; a file that is named by itself may end in anything.
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".pickle", ".ptl", ".pt2", ".pth.tar", ".safetensors")
 _INDEX = ".index.json"
+_REPO = 3  # Slashes in the URL of a repository of the Hub.
 # Names that say that the whole directory is one checkpoint.
 _WHOLE = (".metadata", "latest", "zero_to_fp32.py")
 
@@ -26,16 +29,39 @@ class Found(NamedTuple):
     stem: str
 
 
-def jobs(sources: Iterable[str], output_dir: str, suffix: str, options: Options, *, below: str = "") -> Iterator[Job]:
+def jobs(
+    sources: Iterable[str],
+    output_dir: str,
+    suffix: str,
+    options: Options,
+    *,
+    below: str = "",
+    strict: bool = True,
+) -> Iterator[Job]:
     """A job for each checkpoint that `sources` name. A file goes to where it is below `below` (a directory or a
-    URL), or by its name alone; what is found in a directory keeps its place in it.
+    URL), or by its name alone; what is found in a directory keeps its place in it. What is in `output_dir` was made
+    by a batch, and is not found.
 
-    ChoiceError when a source fits nothing.
+    ChoiceError when a source fits nothing, UnreadableError when it cannot be listed; if not `strict`, such a source is
+    a job that will fail.
     """
-    base = output_dir.rstrip("/")
+    base = output_dir.rstrip("/") or "/"
+    made = _Made("" if is_url(base) else os.path.realpath(base), suffix)
     for source in sources:
-        for found in _found(source, below):
-            yield Job(found.source, f"{base}/{found.stem}{suffix}", options)
+        try:
+            for found in _found(source, below, options.token, made):
+                yield Job(found.source, f"{base}/{found.stem}{suffix}", options)
+        except SdconvertError:
+            if strict:
+                raise
+            yield Job(source, f"{base}/{_stem(os.path.basename(source))}{suffix}", options)
+
+
+class _Made(NamedTuple):
+    """The real path of the output directory, and how the outputs in it end."""
+
+    directory: str
+    suffix: str
 
 
 def common_directory(sources: list[str]) -> str:
@@ -45,11 +71,11 @@ def common_directory(sources: list[str]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
 
 
-def _found(source: str, below: str) -> Iterator[Found]:
+def _found(source: str, below: str, token: str | None, made: _Made) -> Iterator[Found]:
     if is_url(source):
-        yield from _remote(source, below)
+        yield from _remote(source, token)
     elif os.path.isdir(source):
-        yield from _in_directory(source, _place(source, below) if below else "")
+        yield from _in_directory(source, _place(source, below) if below else "", made)
     elif os.path.lexists(source) or not glob.has_magic(source):
         yield Found(source, _stem(_place(source, below)))
     else:
@@ -83,8 +109,9 @@ def _stem(place: str) -> str:
     return str(PurePosixPath(place).with_suffix("")) if PurePosixPath(place).suffix else place
 
 
-def _in_directory(root: str, place: str) -> Iterator[Found]:
-    """The checkpoints in and below a directory, in the order of names. One that is a whole checkpoint is one job."""
+def _in_directory(root: str, place: str, made: _Made) -> Iterator[Found]:
+    """The checkpoints in and below a directory, in the order of names. One that is a whole checkpoint is one job, and
+    so is one below it that cannot be listed, which will fail."""
     try:
         with os.scandir(root) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -94,11 +121,31 @@ def _in_directory(root: str, place: str) -> Iterator[Found]:
     if any(name in _WHOLE for name in names):
         yield Found(root, place or os.path.basename(os.path.abspath(root)))
         return
-    for name, stem in _files([entry.name for entry in listed if entry.is_file()]):
+    files = [entry.name for entry in listed if entry.is_file()]
+    if made.directory and os.path.realpath(root) == os.path.realpath(os.path.join(made.directory, place)):
+        files = _without_outputs(files, made.suffix)
+    for name, stem in _files(files):
         yield Found(os.path.join(root, name), os.path.join(place, stem))
     for entry in listed:
-        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-            yield from _in_directory(entry.path, os.path.join(place, entry.name))
+        if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
+            continue
+        if os.path.realpath(entry.path) == made.directory:
+            continue
+        try:
+            yield from _in_directory(entry.path, os.path.join(place, entry.name), made)
+        except UnreadableError:
+            yield Found(entry.path, os.path.join(place, entry.name))
+
+
+def _without_outputs(names: list[str], suffix: str) -> list[str]:
+    """The files of a directory that is source and output at once, but for those that another one became."""
+    sources = {_stem(name) for name in names if name.endswith(_ENDINGS) and not name.endswith(suffix)}
+    return [name for name in names if not (name.endswith((suffix, suffix + _INDEX)) and _source_of(name) in sources)]
+
+
+def _source_of(name: str) -> str:
+    shard = as_shard(name)
+    return shard.stem if shard else _stem(name)
 
 
 def _files(names: list[str]) -> Iterator[tuple[str, str]]:
@@ -122,15 +169,21 @@ def _files(names: list[str]) -> Iterator[tuple[str, str]]:
         yield name, stem if stems.count(stem) == 1 else name
 
 
-def _remote(source: str, below: str) -> Iterator[Found]:
+def _remote(source: str, token: str | None) -> Iterator[Found]:
     """The checkpoints that a URL names: one file, a pattern, or all below a prefix that ends with a slash."""
+    whole = source.partition("::")[0]
+    is_web = source.startswith(("http://", "https://"))  # Which cannot be listed, and has question marks of its own.
+    if is_web or not (glob.has_magic(whole) or source.endswith("/")):
+        name = PurePosixPath(unquote(urlsplit(source).path) if is_web else whole).name or "model"
+        # The name of a repository has no ending, but may have a version: hf://owner/model-3.1
+        is_repo = source.startswith("hf://") and source.count("/") == _REPO
+        yield Found(source, name if is_repo else _stem(name))
+        return
     import fsspec
 
-    fs, path = fsspec.core.url_to_fs(source)
+    with_token = {"token": token} if token is not None and source.startswith("hf://") else {}
+    fs, path = fsspec.core.url_to_fs(source, **with_token)
     scheme = source[: source.index("://") + 3]
-    if not glob.has_magic(path) and not source.endswith("/"):
-        yield Found(source, _stem(PurePosixPath(path).name))
-        return
     root = path
     while glob.has_magic(root):
         root = str(PurePosixPath(root).parent)

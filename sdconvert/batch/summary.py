@@ -20,7 +20,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a batch, in numbers of jobs. `there` had been done before by somebody, `skipped` by this manifest.
+    """What became of a batch, in numbers of jobs. `there` had been done before by somebody, `skipped` by this manifest,
+    `repeated` were named before in this batch.
 
     `nbytes` are bytes of tensors, `failures` the first hundred jobs that failed or were `set_aside`.
     `stopped` says that jobs were left because one had failed.
@@ -29,6 +30,7 @@ class Summary:
     done: int = 0
     there: int = 0
     skipped: int = 0
+    repeated: int = 0
     failed: int = 0
     set_aside: int = 0
     retried: int = 0
@@ -44,7 +46,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
-        return {**asdict(self), "ok": self.ok, "seconds": round(self.seconds, 3)}
+        facts = asdict(self)
+        return {**facts, "bytes": facts.pop("nbytes"), "ok": self.ok, "seconds": round(self.seconds, 3)}
 
     def __str__(self) -> str:
         return "\n".join(printable(line) for line in self._lines())
@@ -54,6 +57,7 @@ class Summary:
             (self.done, "converted"),
             (self.there, "already there with the same weights"),
             (self.skipped, "skipped, done before and unchanged"),
+            (self.repeated, "named more than once"),
             (self.failed, "failed"),
             (self.set_aside, "set aside, as they kill workers"),
         ]

@@ -7,21 +7,20 @@ is compared with the source, and if it holds the same weights the task was done 
 from __future__ import annotations
 
 import errno
-import filecmp
 import hashlib
 import os
-import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
-from ..convert import convert
+from ..conversion import Conversion
 from ..errors import OutputError, SdconvertError, printable
 from ..remote import is_url
 from ..report import Report
 from ..sharding import DIVIDE, INDEX
+from ..shardnames import IndexName
 from ..verify import verify
 from .jobs import Job, state_of
 
@@ -80,18 +79,20 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
     began = time.perf_counter()
     state = ""
     try:
-        state = state_of(job.source)
+        state = state_of(job.source, job.options.token)
         status, report = _convert(job, part)
         if part == DIVIDE and report.shards:
+            if job.options.overwrite:  # No index may name old shards and new ones.
+                _remove(_index_of(job.output))
             return Outcome(DIVIDED, state, parts=len(report.shards), seconds=time.perf_counter() - began)
-        tensors, nbytes = report.tensors, report.bytes
+        tensors, nbytes = report.tensors, report.nbytes
         if part > INDEX:  # The index speaks for the whole.
             tensors = nbytes = 0
         paths = [output.path for output in report.outputs] or [_path_of(job, report, part)]
         outputs = tuple(_written(path, job.options.digest) for path in paths)
         return Outcome(status, state, outputs, tensors, nbytes, time.perf_counter() - began, _about(report))
     except Exception as error:
-        text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {error or type(error).__name__}"
+        text = str(error) if isinstance(error, SdconvertError) else f"{job.source}: {_reason(error)}"
         return Outcome(
             FAILED,
             state,
@@ -102,17 +103,27 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
         )
 
 
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
+
+
 def discard(outcome: Outcome) -> None:
     """Remove what a task has written, of an output that will never be whole."""
     for written in outcome.outputs if outcome.status == DONE else ():
         with suppress(Exception):
-            if is_url(written.path):
-                import fsspec
+            _remove(written.path)
 
-                fs, path = fsspec.core.url_to_fs(written.path)
-                fs.rm_file(path)
-            else:
-                os.unlink(written.path)
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        if is_url(path):
+            import fsspec
+
+            fs, inside = fsspec.core.url_to_fs(path)
+            fs.rm_file(inside)
+        else:
+            os.unlink(path)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -132,59 +143,66 @@ def is_transient(error: BaseException) -> bool:
 
 def _path_of(job: Job, report: Report, part: int) -> str:
     """The file that was there already."""
-    return report.shards[part - 1].path if part > INDEX else job.output
+    if part > INDEX:
+        return report.shards[part - 1].path
+    return _index_of(job.output) if part == INDEX else job.output
+
+
+def _index_of(output: str) -> str:
+    directory, slash, name = output.rpartition("/")
+    place = PurePosixPath(name)
+    return f"{directory}{slash}{IndexName(place.stem, place.suffix).name}"
 
 
 def _convert(job: Job, part: int) -> tuple[str, Report]:
     options = job.options
-    given: dict[str, Any] = {
-        "format": options.format,
-        "key": options.key,
-        "names": options.names,
-        "dtype": options.dtype,
-        "max_shard_size": options.max_shard_size,
-        "dequantize": options.dequantize,
-        "densify": options.densify,
-        "part": part,
-        "metadata": dict(options.metadata),
-        "verify": options.verify,
-        "threads": options.threads,
-        "limits": options.limits,
-    }
+    wanted = Conversion(
+        job.source,
+        job.output,
+        format=options.format,
+        key=options.key,
+        names=options.names,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+        dequantize=options.dequantize,
+        densify=options.densify,
+        metadata=dict(options.metadata),
+        verify=options.verify,
+        overwrite=options.overwrite,
+        threads=options.threads,
+        token=options.token,
+        limits=options.limits,
+        part=part,
+    )
     try:
-        return DONE, convert(job.source, job.output, overwrite=options.overwrite, **given)
+        return DONE, wanted.run()
     except OutputError as error:
-        if error.__cause__ is not None or is_url(job.output):
+        # Something that is there already: of a try whose outcome was lost, or of an earlier run?
+        if error.__cause__ is not None or options.overwrite:
             raise
-        if part > INDEX:
-            return _same_shard(job, part, given)
-        if part == INDEX or options.dtype is not None or not _is_there(job.output):
+        report = replace(wanted, overwrite=True, dry_run=True).run()
+        if not _holds_the_same(job, wanted, report):
             raise
-        if not _holds_the_same(job):
-            raise
-    return THERE, convert(job.source, job.output, overwrite=True, dry_run=True, **given)
-
-
-def _holds_the_same(job: Job) -> bool:
-    options = job.options
-    return verify(
-        job.source, job.output, key=options.key, names=options.names, threads=options.threads, limits=options.limits
-    ).equal
-
-
-def _same_shard(job: Job, part: int, given: dict[str, Any]) -> tuple[str, Report]:
-    """A shard whose name is taken: by itself, if it was written by a try of which no outcome came back."""
-    report = convert(job.source, job.output, overwrite=True, dry_run=True, **given)
-    there = Path(report.shards[part - 1].path)
-    with tempfile.TemporaryDirectory(dir=there.parent, prefix=".sdconvert-") as directory:
-        again = convert(job.source, os.path.join(directory, os.path.basename(job.output)), **given)
-        if not filecmp.cmp(again.outputs[0].path, there, shallow=False):
-            raise OutputError(f"{there}: exists already, and is another file. --overwrite replaces it")
     return THERE, report
 
 
-def _is_there(output: str) -> bool:
-    return not is_url(output) and os.path.isfile(output)
+def _holds_the_same(job: Job, wanted: Conversion, report: Report) -> bool:
+    options = job.options
+    asks_for_more = options.dtype or options.metadata or options.dequantize or options.densify
+    if report.shards or asks_for_more or is_url(job.output):
+        return wanted.is_there()
+    return (
+        os.path.isfile(job.output)
+        and verify(
+            job.source,
+            job.output,
+            key=options.key,
+            names=options.names,
+            threads=options.threads,
+            limits=options.limits,
+            token=options.token,
+        ).equal
+    )
 
 
 def _written(path: str, digest: bool) -> Written:

@@ -193,5 +193,5 @@ def command_line() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print the report as one JSON document")
         sub.add_argument("--debug", action="store_true", help="show where in the code an error arose")
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, usage=sub.error)
     return parser

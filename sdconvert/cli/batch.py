@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import writers
-from ..errors import ChoiceError, OutputError, UnreadableError, printable
+from ..errors import OutputError, UnreadableError, printable
 from ..remote import is_url
 from . import conversion
 
@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executor", metavar="E", default="processes", help="processes (default), ray[:ADDRESS] or dask:ADDRESS"
     )
     run.add_argument("--workers", metavar="N", type=conversion.positive, help="jobs at a time (default: processors)")
+    run.add_argument(
+        "--threads", metavar="N", type=conversion.positive, help="of each job (default: processors by workers)"
+    )
     run.add_argument("--shard", metavar="I/N", type=_share, help="only share I of N, from 0 on: for arrays of jobs")
     run.add_argument("--manifest", metavar="FILE", help="default: sdconvert-manifest.jsonl in the output directory")
     run.add_argument("--resume", action="store_true", help="skip what the manifest knows as done and is unchanged")
@@ -69,9 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--max-shard-size", metavar="SIZE", help="split outputs into shards of at most SIZE, such as 5GB")
     how.add_argument("--dequantize", action="store_true", help="quantized tensors as float32; needs torch")
     how.add_argument("--densify", action="store_true", help="sparse tensors with all their zeros; needs torch")
+    conversion.add_metadata(how)
     how.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     how.add_argument("--no-verify", action="store_true", help="do not read outputs back")
     conversion.add_limits(how)
+    conversion.add_token(parser.add_argument_group("sources on the Hub (hf://owner/name)"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,24 +85,35 @@ def run(args: argparse.Namespace) -> int:
     from ..batch import Options, common_directory, convert_many, jobs, sharded
 
     if not args.sources and args.list is None:
-        raise ChoiceError("there is nothing to convert: give a SOURCE or --list FILE")
+        args.usage("there is nothing to convert: give a SOURCE or --list FILE")
     options = Options(
         format=args.format,
         key=args.key,
         names=conversion.names(args),
         dtype=args.dtype,
+        metadata=tuple(args.metadata),
         max_shard_size=args.max_shard_size,
         dequantize=args.dequantize,
         densify=args.densify,
         verify=not args.no_verify,
         overwrite=args.overwrite,
+        threads=args.threads,
         digest=not args.no_digest,
         limits=conversion.limits(args),
+        token=args.token,
     )
     suffix = writers.named(args.format).SUFFIX
     below = args.relative_to or common_directory(args.sources if args.list is None else [])
     with ExitStack() as stack:
-        todo = jobs(_sources(args, stack), args.output_dir, suffix, options, below=below)
+        todo = jobs(
+            _sources(args, stack),
+            args.output_dir,
+            suffix,
+            options,
+            below=below,
+            # Of many sources, one that is not there is a failure among others, and no reason to leave the rest.
+            strict=args.list is None and len(args.sources) == 1,
+        )
         if args.shard is not None:
             todo = sharded(todo, *args.shard)
         progress = stack.enter_context(_Bar(args.quiet or args.json))
@@ -112,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     conversion.show(args, summary)
+    if args.quiet and not args.json:
+        for failure in summary.failures:
+            print(f"sdconvert: error: {printable(failure.error)}", file=sys.stderr)
     return 0 if summary.ok else 1
 
 
@@ -131,12 +150,13 @@ def _sources(args: argparse.Namespace, stack: ExitStack) -> Iterator[str]:
 
 
 def _with_directories(todo: Iterator[Job]) -> Iterator[Job]:
-    """The jobs, each when the directory that its output goes to is there."""
+    """The jobs, each when the directory of its output is there. One that cannot be made fails its own jobs."""
     made: str | None = None
     for job in todo:
         directory = os.path.dirname(job.output)
         if not is_url(job.output) and directory != made:
-            _make(directory)
+            with suppress(OutputError):
+                _make(directory)
             made = directory
         yield job
 
@@ -152,7 +172,7 @@ def _manifest(args: argparse.Namespace) -> str:
     if args.manifest is not None:
         return str(args.manifest)
     if is_url(args.output_dir):
-        raise ChoiceError("the output directory is a URL: name a local file for the record with --manifest")
+        args.usage("the output directory is a URL: name a local file for the record with --manifest")
     _make(args.output_dir)
     share = "" if args.shard is None else "-{}-of-{}".format(*args.shard)
     return os.path.join(args.output_dir, f"sdconvert-manifest{share}.jsonl")

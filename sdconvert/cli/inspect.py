@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import suppress
 
-from ..errors import ChoiceError, SdconvertError, printable
+from ..errors import SdconvertError, printable
 from ..inspect import inspect
 from ..inspection import Inspection
 from . import conversion
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"\n{printable(args.html)} shows it in a browser")
         return _failed(found, args.fail_on)
     if args.html is not None:
-        raise ChoiceError("--html is a page of one SOURCE")
+        args.usage("--html is a page of one SOURCE")
     return _several(args)
 
 

@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     conversion.add_hub(parser)
     parser.add_argument("--threads", metavar="N", type=conversion.positive, help="read with N threads")
     conversion.add_limits(parser)
-    parser.set_defaults(usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -138,6 +138,8 @@ def _is_hidden(name: str) -> bool:
 
 def _no_checkpoint(container: str, names: Iterable[str]) -> UnsupportedError:
     inside = sorted(names)
+    if any(name.endswith("/.data/serialization_id") for name in inside):
+        return UnsupportedError("torch.save did not finish it: there is no data.pkl in it. Save it again")
     shown = ", ".join(inside[:_SHOWN]) + (", ..." if len(inside) > _SHOWN else "")
     return UnsupportedError(
         f"it is a {container} archive around other files ({shown}), none of them a checkpoint that is known here"

@@ -18,6 +18,7 @@ from ..source import read as read_bytes
 from .protocol import Nested
 
 NAME = "pickle"
+_LOOKED_AT = 1 << 16  # Bytes in which joblib's own class is named, before the first array.
 
 
 def sniff(head: bytes, source: Source) -> bool:
@@ -28,18 +29,23 @@ def sniff(head: bytes, source: Source) -> bool:
 
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
-    pickled = run(source, limits=limits)
-    names = {name.module.partition(".")[0] for name in pickled.globals}
+    try:
+        pickled = run(source, limits=limits)
+    except UnreadableError as error:
+        raise _joblib(source) or error from None
     if pickled.end != source.nbytes:
-        if "joblib" in names:
-            raise UnsupportedError(
-                "it is a joblib file, which keeps its arrays between pickles. Save the weights alone"
-            )
-        raise UnreadableError(
+        raise _joblib(source) or UnreadableError(
             f"{source.nbytes - pickled.end} bytes follow the end of its pickle: more pickles, or damage"
         )
     tree, sources = resolve(pickled.root, _load, lambda inner: nested(inner).root)
     return Checkpoint(NAME, tree, pickled.globals, sources=sources)
+
+
+def _joblib(source: Source) -> UnsupportedError | None:
+    """What to say of a file that is no pickle only because joblib put an array's bytes among the opcodes."""
+    if b"joblib.numpy_pickle" not in read_bytes(source, 0, min(source.nbytes, _LOOKED_AT)):
+        return None
+    return UnsupportedError("it is a joblib file, which keeps its arrays between pickles. Save the weights alone")
 
 
 def _load(pid: Node) -> Value:

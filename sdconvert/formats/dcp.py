@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..checkpoint import Checkpoint, Dict, EncodedTensor, Global, LostTensor, TensorRef, Value
-from ..errors import UnreadableError, UnsupportedError, within
+from ..errors import UnreadableError, UnsupportedError, listed, within
 from ..limits import Limits
 from ..source import Folder, SliceSource
 from ..source import read as read_bytes
@@ -54,9 +54,12 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
     )
     warnings = []
     used = {place.file for saved in metadata.saved.values() for place in _places(saved)}
-    unused = [name for name in folder.files if name.endswith(".distcp") and name not in used]
+    # With several threads a writer makes as many files, and leaves those empty that it does not need.
+    unused = [name for name, size in folder.files.items() if name.endswith(".distcp") and size and name not in used]
     if unused:
-        warnings.append(f"{_listed(unused)}: not a part of this checkpoint, by its .metadata; left over from another?")
+        warnings.append(
+            f"{listed(unused, _SHOWN)}: not a part of this checkpoint, by its .metadata; left over from another?"
+        )
     if _META in folder.files:
         with within(_META):
             rest = nested(folder.open(_META))
@@ -72,10 +75,6 @@ def _places(saved: SavedTensor | Place) -> Iterable[Place]:
     return [chunk.place for chunk in saved.chunks] if isinstance(saved, SavedTensor) else [saved]
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
 def _check_places(folder: Folder, metadata: Metadata) -> None:
     """UnreadableError unless every file is there, every range inside of it, and no two ranges meet."""
     by_file: dict[str, list[tuple[int, int, str]]] = {}
@@ -85,7 +84,7 @@ def _check_places(folder: Folder, metadata: Metadata) -> None:
     missing = sorted(file for file in by_file if file not in folder.files)
     if missing:
         raise UnreadableError(
-            f"{len(missing)} of {len(by_file)} files are not there: {_listed(missing)}. "
+            f"{len(missing)} of {len(by_file)} files are not there: {listed(missing, _SHOWN)}. "
             "Copy or download the whole directory again"
         )
     for file, ranges in by_file.items():

@@ -10,7 +10,7 @@ an empty construction and a BUILD with the fields. Sources: ``metadata.py``, ``f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,6 +74,8 @@ def read_metadata(source: Source, limits: Limits) -> Metadata:
         raise UnreadableError(f"{source.nbytes - pickled.end} bytes follow the end of its pickle. It is damaged")
     fields = _fields(pickled.root, "Metadata")
     places = _places(fields.get("storage_data"))
+    if type(fields.get("storage_data")) is Pairs:
+        fields["storage_data"].flat.clear()  # Half of what was read: room for what is made of the rest.
     saved: dict[str, SavedTensor | Place] = {}
     for name, node in _mapping(fields.get("state_dict_metadata"), "state_dict_metadata"):
         if type(name) is not str:
@@ -108,9 +110,10 @@ def _fields(node: Node, name: str) -> dict[str, Node]:
     return {key: value for key, value in state.pairs if type(key) is str}
 
 
-def _mapping(node: Node, what: str) -> list[tuple[Node, Node]]:
+def _mapping(node: Node, what: str) -> Iterable[tuple[Node, Node]]:
     if type(node) is Pairs:
-        return node.pairs
+        flat = iter(node.flat)
+        return zip(flat, flat, strict=True)
     if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
         return node.pairs or []
     raise UnreadableError(f"its {what} is not a dict. The file is damaged")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 from ..checkpoint import Checkpoint, Dict, Global, Object, TensorRef, Value
-from ..errors import ChoiceError, UnreadableError, UnsupportedError, within
+from ..errors import ChoiceError, UnreadableError, UnsupportedError, listed, within
 from ..limits import Limits
 from ..source import Folder
 from ..source import read as read_bytes
@@ -74,20 +74,16 @@ def _chosen(folder: Folder) -> tuple[str, list[str]]:
         tag = read_bytes(source, 0, min(source.nbytes, 4096)).decode("utf-8", "replace").strip()
         if tag not in tags:
             raise UnreadableError(
-                f"{_LATEST}: it names {tag!r}, which is not there. There is {_listed(tags)}: give that directory"
+                f"{_LATEST}: it names {tag!r}, which is not there. There is {listed(tags)}: give that directory"
             )
         others = [other for other in tags if other != tag]
-        told = f"{tag} was taken, the latest. There is {_listed(others)} too: give that directory to take it"
+        told = f"{tag} was taken, the latest. There is {listed(others)} too: give that directory to take it"
         return tag, [told] if others else []
     if len(tags) > 1:
         raise ChoiceError(
-            f"it holds several checkpoints and no file `latest`. Give the directory of one: {_listed(tags)}"
+            f"it holds several checkpoints and no file `latest`. Give the directory of one: {listed(tags)}"
         )
     return tags[0], []
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _by_rank(pattern: re.Pattern[str], names: Sequence[str]) -> dict[int, str]:
@@ -259,14 +255,14 @@ class _Tag:
         kept = [n for n, t in found.items() if type(t) is TensorRef and t.dtype.kind == "f" and t.dtype.itemsize < 4]
         if kept:
             self.warnings.append(
-                f"{_listed(kept)}: not trained, so only as stored, not in float32; --dtype float32 widens them"
+                f"{listed(kept)}: not trained, so only as stored, not in float32; --dtype float32 widens them"
             )
         alone = [name for name, value in stored.items() if type(value) is TensorRef and name not in found]
         if alone and stage < 3:
             found.update((name, stored[name]) for name in alone)
-            self.warnings.append(f"{_listed(alone)}: not in the optimizer; taken from the module, as stored")
+            self.warnings.append(f"{listed(alone)}: not in the optimizer; taken from the module, as stored")
         elif alone:
-            self.warnings.append(f"{_listed(alone)}: in the module, but no partition has any of it; left out")
+            self.warnings.append(f"{listed(alone)}: in the module, but no partition has any of it; left out")
 
     def copies(self, states: Dict, module: Dict, weights: dict[str, Value]) -> dict[str, Value]:
         """The weights as the module has them, by the dtype of its parameters, if it has all of them whole."""

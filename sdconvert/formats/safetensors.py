@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isinf
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checkpoint import Checkpoint, Dict
-from ..dtypes import BY_CODE
+from ..dtypes import BY_CODE, DType
 from ..errors import UnreadableError
 from ..inflated import credit
 from ..limits import Limits
@@ -20,11 +20,12 @@ from ..recipes import KEY, restored
 from ..source import Source
 from ..source import read as read_bytes
 from ..strict_json import members
-from ..tensor import Storage, TensorRef, filling, numel
+from ..tensor import Piece, Shape, Storage, TensorRef, check_numbers, contiguous_strides, numel
 from .protocol import Nested
 
 NAME = "safetensors"
 _INT = frozenset({int})
+_NUMBERS = "a size or an offset is not a whole number of 0 or more"
 _DEPTH = 126  # serde_json stops at 128; a header is an object of objects.
 
 
@@ -42,6 +43,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     metadata: dict[str, str] | None = None
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
+    layouts: dict[tuple[object, ...], _Layout] = {}
     for name, info in members(source, 8, size, "header", limits.json_bytes // 3):
         if name in tensors or (name == "__metadata__" and metadata is not None):
             raise UnreadableError("header: a name is there twice. Readers differ in which one they take")
@@ -49,7 +51,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
             metadata = _metadata(info)
             continue
         _check_text((name,))
-        begin, end, tensors[name] = _tensor(source, start, name, info)
+        begin, end, tensors[name] = _tensor(source, start, name, info, layouts)
         ranges.append((begin, end, name))
         if len(tensors) > limits.tensors:
             raise UnreadableError(f"header: it has more than {limits.tensors} tensors (Limits.tensors)")
@@ -102,39 +104,63 @@ def _check_text(texts: Iterable[str]) -> None:
         raise UnreadableError("header: a name has half of a surrogate pair, which is no text. It is damaged") from None
 
 
-def _tensor(source: Source, start: int, name: str, info: Any) -> tuple[int, int, TensorRef]:
-    def wrong(what: str) -> UnreadableError:
-        return UnreadableError(f"header: {name}: {what}. The file is damaged")
+class _Layout(NamedTuple):
+    """What is the same for all tensors of one dtype and shape, and is checked once for all of them."""
 
+    dtype: DType
+    shape: Shape
+    strides: tuple[int, ...]
+    nbytes: int
+
+
+def _tensor(
+    source: Source, start: int, name: str, info: Any, layouts: dict[tuple[object, ...], _Layout]
+) -> tuple[int, int, TensorRef]:
     if type(info) is not dict:
-        raise wrong("it is not described by an object")
-    code, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    if type(code) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
-        raise wrong("dtype, shape or data_offsets is missing or of the wrong kind")
-    numbers = (*shape, *offsets)
-    if not _INT.issuperset(map(type, numbers)) or min(numbers) < 0 or max(numbers) >> 63:
-        raise wrong("a size or an offset is not a whole number of 0 or more")
-    dtype = BY_CODE.get(code)
-    if dtype is None:
-        raise wrong(f"dtype {code} is not one that torch has")
-    if dtype.packed > 1:  # F4: two to a byte; torch's dtype counts the pairs.
-        if not shape or shape[-1] % dtype.packed:
-            raise wrong(f"its elements of {code} do not fill whole bytes")
-        shape = [*shape[:-1], shape[-1] // dtype.packed]
+        raise _wrong(name, "it is not described by an object")
+    code, sizes, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
+    if type(code) is not str or type(sizes) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise _wrong(name, "dtype, shape or data_offsets is missing or of the wrong kind")
+    begin, end = offsets
+    # Before anything is looked up: True is equal to 1, and no size.
+    if not _INT.issuperset(map(type, (*sizes, begin, end))) or begin < 0 or end >> 63:
+        raise _wrong(name, _NUMBERS)
     if len(info) > 3:
         _check_unknown(info)
-    begin, end = offsets
-    size = tuple(shape)
-    if 0 in size and max(size) >> 31:  # The reference multiplies in this order, in 64 bits.
-        whole = 1
-        for one in size:
-            whole *= one
-            if whole >> 64:
-                raise wrong("its dimensions multiply to more than 64 bits hold")
-    nbytes = numel(size) * dtype.itemsize
+    key = (code, *sizes)
+    layout = layouts.get(key)
+    if layout is None:
+        layout = layouts[key] = _layout(name, code, sizes)
+    dtype, shape, strides, nbytes = layout
     if end - begin != nbytes:
-        raise wrong(f"its {nbytes} bytes do not fill {begin} to {end}")
-    return begin, end, filling(dtype, size, Storage(source, start + begin, end - begin, name))
+        raise _wrong(name, f"its {nbytes} bytes do not fill {begin} to {end}")
+    storage = Storage(source, start + begin, nbytes, name)
+    return begin, end, TensorRef(dtype, shape, (Piece(storage, 0, strides, shape, 0, strides),))
+
+
+def _layout(name: str, code: str, sizes: list[int]) -> _Layout:
+    if min(sizes, default=0) < 0 or max(sizes, default=0) >> 63:
+        raise _wrong(name, _NUMBERS)
+    dtype = BY_CODE.get(code)
+    if dtype is None:
+        raise _wrong(name, f"dtype {code} is not one that torch has")
+    if dtype.packed > 1:  # F4: two to a byte; torch's dtype counts the pairs.
+        if not sizes or sizes[-1] % dtype.packed:
+            raise _wrong(name, f"its elements of {code} do not fill whole bytes")
+        sizes = [*sizes[:-1], sizes[-1] // dtype.packed]
+    shape = tuple(sizes)
+    check_numbers(shape, len(shape))
+    if 0 in shape:  # The reference multiplies in this order, in 64 bits.
+        whole = 1
+        for size in shape:
+            whole *= size
+            if whole >> 64:
+                raise _wrong(name, "its dimensions multiply to more than 64 bits hold")
+    return _Layout(dtype, shape, contiguous_strides(shape), numel(shape) * dtype.itemsize)
+
+
+def _wrong(name: str, what: str) -> UnreadableError:
+    return UnreadableError(f"header: {name}: {what}. The file is damaged")
 
 
 def _check_unknown(info: dict[str, Any]) -> None:

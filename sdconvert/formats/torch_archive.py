@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint, Value
+from ..crc32 import crc32
 from ..dtypes import DType
 from ..errors import UnreadableError, within
 from ..limits import Limits
@@ -81,7 +81,7 @@ def check_crc(storage: Storage) -> None:
     while at < storage.nbytes:
         part = buffer[: min(_STEP, storage.nbytes - at)]
         storage.source.readinto(storage.offset + at, part)
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
         at += len(part)
     if crc != storage.crc32:
         raise UnreadableError(f"checksum {crc:08x}, expected {storage.crc32:08x}. The file is damaged")

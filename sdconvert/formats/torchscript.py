@@ -1,4 +1,4 @@
-"""TorchScript: torch.jit.save and libtorch's C++ ``save`` since torch 1.4, mobile ``.ptl`` files too.
+"""TorchScript: torch.jit.save and libtorch's C++ ``save`` since torch 1.3, mobile ``.ptl`` files too.
 
 A zip like torch.save's, with the classes' source beside it. ``data.pkl`` holds instances of
 ``__torch__.<path>.<Class>`` with all their attributes in one dict; which of them are parameters
@@ -76,7 +76,7 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     if packed.pairs:
         shown = ", ".join(name for name, _ in packed.pairs[:_SHOWN]) + ", ..." * (len(packed.pairs) > _SHOWN)
         aside["packed"] = Aside(packed, f"weights packed for operators of C++ ({shown})")
-    version = archive_version(directory, root)  # Of torch, only that it is 1.4 or later is known.
+    version = archive_version(directory, root)  # Of torch, only that it is 1.3 or later is known.
     return replace(
         checkpoint,
         container=NAME,

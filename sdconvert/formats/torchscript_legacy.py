@@ -32,6 +32,7 @@ NAME = "torchscript"
 _MODEL = "model.json"
 _NEWEST = 5  # `import_legacy.cpp` asserts as much.
 _DEPTH = 200
+_DIGITS = 20  # Of a number of 64 bits, with its sign.
 # ``TensorProto.DataType`` of caffe2.proto, by name and by number.
 _DTYPES = {
     ("FLOAT", 1): "float32",
@@ -208,8 +209,8 @@ def _object(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _number(value: Any, what: str, least: int = 0) -> int:
     """A 64-bit number: protobuf writes it as a string."""
-    if type(value) is str and value.removeprefix("-").isascii() and value.removeprefix("-").isdigit():
-        value = int(value[:20])
+    if type(value) is str and len(value) <= _DIGITS and value.isascii() and value.removeprefix("-").isdigit():
+        value = int(value)
     if type(value) is not int or not least <= value < 1 << 63:
         raise UnreadableError(f"{what} is not a whole number of {least} or more. The file is damaged")
     return value

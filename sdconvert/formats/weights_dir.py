@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..checkpoint import Candidate, Checkpoint, Dict, Skipped
-from ..errors import ChoiceError, within
+from ..errors import ChoiceError, listed, within
 from ..folder import FolderView
 from ..limits import Limits
 from ..source import Folder
@@ -131,6 +131,5 @@ def _choice(folder: Folder, found: list[Weights], inside: list[str]) -> ChoiceEr
             name: sum(size for file, size in folder.files.items() if file.startswith(name)) for name in inside[:_MOST]
         }
         options = [Candidate(f"{place}/{name}".rstrip("/"), 0, size, "directory") for name, size in sizes.items()]
-    listed = ", ".join(one.key for one in options[:_SHOWN])
-    more = f", and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
-    return ChoiceError(f"holds several checkpoints. Name one of them: {listed}{more}", options)
+    names = listed([one.key for one in options], _SHOWN)
+    return ChoiceError(f"holds several checkpoints. Name one of them: {names}", options)

@@ -98,8 +98,14 @@ def stage_3(params: Sequence[Param], ranks: Sequence[Sequence[TensorRef]]) -> It
 
 
 def spread(shape: Shape, flats: Sequence[Flat], at: int) -> TensorRef:
-    """A tensor of which every rank has an equal part, from element `at` of its flat tensors on."""
+    """A tensor of which every rank has an equal part, from element `at` of its flat tensors on.
+
+    UnreadableError when a rank has less than that, or elements of another dtype.
+    """
     pieces: list[Piece] = []
+    like = flats[0].parts[0]
+    if any(flat.parts[0].dtype is not like.dtype for flat in flats):  # Offsets would count elements of another size.
+        raise UnreadableError(f"its ranks' parts have different dtypes. {_DAMAGED}")
     whole = numel(shape)
     each = -(-whole // len(flats))
     for rank, flat in enumerate(flats):
@@ -107,4 +113,4 @@ def spread(shape: Shape, flats: Sequence[Flat], at: int) -> TensorRef:
         if at + each > flat.numel:
             raise UnreadableError(f"it needs {at + each} elements of a rank's {flat.numel}. {_DAMAGED}")
         pieces += flat.pieces(at, count, rank * each)
-    return joined(shape, flats[0].parts[0], pieces)
+    return joined(shape, like, pieces)

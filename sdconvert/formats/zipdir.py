@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import stat
 import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from ..crc32 import crc32
 from ..errors import UnreadableError, UnsupportedError
 from ..inflated import InflatedSource, Scratch, credit, packed_bytes
 from ..late import LateSource
@@ -90,7 +90,7 @@ class ZipDirectory:
         if storage.nbytes > 256:
             raise UnreadableError(f"{name}: {storage.nbytes} bytes are too many for it")
         data = read(storage.source, storage.offset, storage.nbytes)
-        if storage.crc32 is not None and zlib.crc32(data) != storage.crc32:
+        if storage.crc32 is not None and crc32(data) != storage.crc32:
             raise UnreadableError(f"record {name}: its checksum is wrong. The file is damaged")
         return data.decode("utf-8", "replace").strip()
 

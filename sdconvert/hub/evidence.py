@@ -53,7 +53,7 @@ class Evidence:
             for one in self.sent
             if not one.path.endswith(".md")
         ]
-        rows.append(("tensors", f"{self.report.tensors:,}, {human(self.report.bytes)}"))
+        rows.append(("tensors", f"{self.report.tensors:,}, {human(self.report.nbytes)}"))
         rows.append(("weights digest", code(self.digest)))
         aliases = list(self.report.aliases.items())
         rows += [("tied", f"{code(alias)} = {code(kept)}") for alias, kept in aliases[:_SHOWN]]

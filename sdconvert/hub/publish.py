@@ -16,7 +16,7 @@ from ..errors import OutputError, SdconvertError, UnreadableError
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
 from ..opening import PathLike
-from ..progress import Bar, no_bar
+from ..progress import Bar, bar_of, no_bar
 from ..report import Output, Report, Shard
 from ..verify import digest as digest_of
 from . import naming, proposal, provenance
@@ -55,7 +55,7 @@ def push(
     metadata: Mapping[str, str] | None = None,
     threads: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Publication:
     """Write the weights of `source` to the repository `repo_id` of the Hub, as safetensors, in one commit.
 
@@ -72,7 +72,7 @@ def push(
     OutputError when the Hub does not take it; then nothing is visible there, but perhaps an empty new repository.
     """
     began = time.perf_counter()
-    names = names or Names()
+    names, progress = names or Names(), bar_of(progress)
     client = Client(token)
     target = _Target(repo_id, revision or MAIN, create_pr, private, force_public)
     with publishing():

@@ -12,7 +12,7 @@ from ..errors import ChoiceError, UnreadableError, printable, within
 from ..formats.weight_files import Weights, weights
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
-from ..progress import Bar, no_bar
+from ..progress import Bar
 from ..remote.hub import HubPath
 from ..shardnames import as_index, as_shard
 from ..verify import Verification, verify
@@ -86,7 +86,7 @@ def review(
     threads: int | None = None,
     token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Bar = no_bar,
+    progress: Bar | bool | None = None,
 ) -> Review:
     """Compare the safetensors that a pull request adds with the weights of its branch, as that is now, bit by bit.
 
@@ -131,7 +131,7 @@ def review(
 
 def _parse(pull_request: str | int, repo_id: str | None) -> tuple[str, int]:
     text = str(pull_request)
-    if text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < 10:
         if repo_id is None or repo_id.count("/") != 1:
             raise ChoiceError(f"pull request {text}: of which repository? Give it as owner/name")
         return repo_id.removeprefix("hf://"), int(text)

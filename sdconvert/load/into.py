@@ -12,13 +12,13 @@ from torch.nn import Module
 from ..errors import ChoiceError, within
 from ..limits import Limits
 from ..opening import PathLike
-from ..progress import Bar
+from ..progress import Bar, bar_of
 from .job import Job
 from .match import AUTO, Fit, fit
 from .offer import EXTRA, Patterns, Rename, Source, offered, renaming
 from .place import NAMES, Placer
-from .result import Cast, LoadResult, Misfit, bar_of
-from .slots import Slot, all_slots, shape_of, shapes, takes_extra, walk
+from .result import Cast, LoadResult, Misfit
+from .slots import Slot, nodes, shape_of, shapes, takes_extra, tree
 from .targets import Targets, assigning
 
 _MISMATCH = ("error", "skip")
@@ -50,10 +50,10 @@ def load_into(
         raise ChoiceError(f"on_mismatch={on_mismatch!r} is not one of {', '.join(_MISMATCH)}")
     targets = Targets(dtype, device, assigning(assign))
     placer = Placer(copy, threads)
-    modules = list(walk(model))
-    slots = list(all_slots(modules))
+    modules = list(nodes(tree(model)))
+    slots = [slot for node in modules for slot in node.slots]
     targets.devices.check(slot.key for slot in slots)
-    extras = [prefix + EXTRA for module, prefix in modules if takes_extra(module)]
+    extras = [node.prefix + EXTRA for node in modules if takes_extra(node.module)]
     wanted = {slot.key for slot in slots if not slot.is_hidden}.union(extras)
 
     def named(given: Source) -> tuple[Source, Fit]:
@@ -74,10 +74,11 @@ def load_into(
     ):
         original = opened.offers
         fitted, how = named(opened)
-        job = Job(model, modules, slots, fitted, targets, strict=strict, skip=on_mismatch == "skip")
+        job = Job(modules, slots, fitted, targets, strict=strict, skip=on_mismatch == "skip")
         if not job.found.postponed:
             job.check()
-        with bar_of(progress)("loading", job.nbytes) as update:
+        nbytes = job.nbytes
+        with bar_of(progress)("loading", nbytes) as update:
             job.read(placer, update)
     ties = job.finish(retie=retie)
     renamed = {}
@@ -98,7 +99,7 @@ def load_into(
         source=opened.name,
         key=opened.key,
         prefix=how.prefix,
-        nbytes=job.nbytes,
+        nbytes=nbytes,
         seconds=time.perf_counter() - began,
     )
 

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import Module, Parameter
 from torch.nn.modules.module import _IncompatibleKeys
 
+from ..tensor import TensorRef
 from .filling import Request, filled
 from .match import hint, incompatible
 from .offer import Offer, Source
 from .place import CPU, NAMES, TORCH, Placer
 from .result import Cast
 from .settle import Group, move, settle
-from .slots import Slot, is_plain, shape_of, shapes
+from .slots import Node, Slot, is_plain, shape_of, shapes
 from .targets import Target, Targets
-from .visit import Assigned, Found, Visit, unexpected
-
-
-@dataclass
-class Goal:
-    """A slot, what goes into it, and how; `value` is known once it is read, or if the module made it itself."""
-
-    slot: Slot
-    offer: Offer | None
-    target: Target
-    value: torch.Tensor | None
+from .visit import Found, Goal, Visit, unexpected
 
 
 class Job:
-    """A model, its `modules` with their prefixes, all its `slots`, a source whose names are the model's, and what
-    became of it so far.
+    """A model, which is `modules`, all its `slots`, a source whose names are the model's, and what became of it so far.
 
     Nothing of the model is changed before `finish`.
     """
 
     def __init__(
         self,
-        model: Module,
-        modules: Sequence[tuple[Module, str]],
+        modules: Sequence[Node],
         slots: Sequence[Slot],
         source: Source,
         targets: Targets,
@@ -50,28 +38,24 @@ class Job:
         strict: bool,
         skip: bool,
     ) -> None:
-        self.model, self.modules, self.slots, self.source, self.targets = model, modules, slots, source, targets
+        self.model, self.modules, self.slots = modules[0].module, modules, slots
+        self.source, self.targets = source, targets
         self._strict, self._skip = strict, skip
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.casts: list[Cast] = []
         self._extras: list[tuple[Module, Any]] = []
-        self._by_tensor: dict[int, list[Slot]] = {}
+        self._tied: dict[int, list[Slot]] = {}
+        first: dict[int, Slot] = {}
         for slot in slots:
-            self._by_tensor.setdefault(id(slot.tensor), []).append(slot)
-        self.found = Visit(source.offers, source.versions, targets.can_take, skip=skip).model(model)
-        self.goals = self._goals(self.found.assigned)
+            if (one := first.setdefault(id(slot.tensor), slot)) is not slot:
+                self._tied.setdefault(id(slot.tensor), [one]).append(slot)
+        self.found = Visit(source.offers, source.versions, targets, skip=skip).model(modules[0])
+        self.goals = self._read(self.found.goals)
 
-    def _goals(self, assigned: Sequence[Assigned]) -> list[Goal]:
-        """The goals of what was assigned, without what the device map leaves on meta."""
-        offers, aim = self.source.offers, self.targets.of
-        goals = []
-        for one in assigned:
-            offer = offers[one.key] if one.key else None
-            target = aim(one.slot, offer)
-            if target.device.type != "meta":
-                goals.append(Goal(one.slot, offer, target, one.value))
-        return goals
+    def _read(self, goals: list[Goal]) -> list[Goal]:
+        """The goals without what the device map leaves on meta."""
+        return [goal for goal in goals if goal.target.device.type != "meta"] if self.targets.devices else goals
 
     @property
     def left_on_meta(self) -> list[str]:
@@ -93,11 +77,12 @@ class Job:
     def check(self) -> None:
         """IncompatibleError with all that is wrong. What only real tensors can tell must have been asked before."""
         found = self.found
-        present = {id(one.slot.tensor) for one in found.assigned}
+        present = {id(goal.slot.tensor) for goal in found.goals}
         self.missing = list(dict.fromkeys(found.missing))
         if self.missing:
             known = {slot.key for slot, _ in (*found.misfits, *found.uncast)}
-            known |= {slot.key for tensor in present for slot in self._by_tensor.get(tensor, ())}
+            known |= {goal.slot.key for goal in found.goals}
+            known |= {slot.key for tensor in present & self._tied.keys() for slot in self._tied[tensor]}
             self.missing = [key for key in self.missing if key not in known]
         self.missing += [key for _, key in found.extras if not self._has_extra(key)]
         self.unexpected = [*unexpected(self.model, self.source.offers, found), *self.source.strays]
@@ -139,16 +124,17 @@ class Job:
         left = [
             slot.key
             for slot in self.slots
-            if slot.tensor.is_meta
-            and id(slot.tensor) not in present
+            if id(slot.tensor) not in present
+            and slot.tensor.is_meta
             and slot.key not in told
             and self._device(slot).type != "meta"
         ]
         if any(slot.tensor.is_meta for slot in self.slots):
             left += [
-                prefix + name
-                for module, prefix in self.modules
-                for name, value in vars(module).items()
+                node.prefix + name
+                for node in self.modules
+                if torch.Tensor in map(type, vars(node.module).values())
+                for name, value in vars(node.module).items()
                 if type(value) is torch.Tensor and value.is_meta
             ]
         if not left:
@@ -194,17 +180,18 @@ class Job:
     def _ask(self, real: Mapping[str, torch.Tensor]) -> None:
         """Let the modules that were postponed load with real tensors."""
         source = self.source
-        visit = Visit(source.offers, source.versions, self.targets.can_take, skip=self._skip, real=real)
+        visit = Visit(source.offers, source.versions, self.targets, skip=self._skip, real=real)
         into = self.found
         try:
             for postponed in into.postponed:
                 visit.again(postponed)
-        finally:
+        except BaseException:
             into.trials += visit.found.trials
-            if len(visit.found.trials) < len(into.postponed):
-                self.undo()
+            self.undo()
+            raise
+        into.trials += visit.found.trials
         _merge(into, visit.found)
-        self.goals += self._goals(visit.found.assigned)
+        self.goals = self._read(into.goals)
         self.check()
 
     def undo(self) -> None:
@@ -216,7 +203,7 @@ class Job:
         """IncompatibleError if one object of the model would get two different values."""
         first: dict[int, tuple[str, torch.Tensor]] = {}
         problems = []
-        for goal in self.goals:
+        for goal in self.goals if self._tied else ():
             value, key = goal.value, goal.slot.key
             assert value is not None
             name, known = first.setdefault(id(goal.slot.tensor), (key, value))
@@ -229,24 +216,32 @@ class Job:
     def finish(self, *, retie: bool) -> dict[str, str]:
         """Change the model. What is tied in it now: every other name and its first."""
         groups: dict[int, Group] = {}
-        merged: dict[Any, Group] = {}
-        shared = Counter(id(goal.offer.content) for goal in self.goals if goal.offer is not None)
+        todo: list[Group] = []
+        twins: dict[Any, Group] = {}
+        shared = Counter([id(goal.offer.content) for goal in self.goals if goal.offer is not None])
         for goal in self.goals:
-            slot, target, offer = goal.slot, goal.target, goal.offer
-            if id(slot.tensor) in groups:
+            slot, target, offer, value = goal.slot, goal.target, goal.offer, goal.value
+            tensor = slot.tensor
+            if id(tensor) in groups:
                 continue
-            assert goal.value is not None
-            group = Group(slot.tensor, self._by_tensor[id(slot.tensor)], target, goal.value)
-            groups[id(slot.tensor)] = group
+            assert value is not None
+            is_read = offer is not None and type(offer.content) is TensorRef
+            group = groups[id(tensor)] = Group(tensor, self._tied.get(id(tensor)) or [slot], target, value, is_read)
             if offer is not None:
-                self._note_cast(slot, offer, target)
-                if retie and shared[id(offer.content)] > 1 and type(slot.tensor) is Parameter:
-                    twin = (id(offer.content), target.dtype, target.device, shape_of(slot.tensor))
-                    owner = merged.setdefault(twin, group)
-                    if owner is not group:
-                        owner.merged.append(group)
-        inner = {id(one) for group in groups.values() for one in group.merged}
-        settle([group for group in groups.values() if id(group) not in inner], self.targets.assign)
+                if offer.dtype != (now := NAMES[target.dtype]):
+                    self.casts.append(Cast(slot.key, offer.dtype, now))
+                if retie and shared[id(offer.content)] > 1 and type(tensor) is Parameter:
+                    first = twins.setdefault((id(offer.content), target.dtype, target.device, shape_of(tensor)), group)
+                    if first is not group:  # What the source ties to another is that one from here on.
+                        first.slots = [*first.slots, *group.slots]
+                        self._joined = True
+                        continue
+            todo.append(group)
+        try:
+            settle(todo, self.targets.assign)
+        except BaseException:
+            self.undo()
+            raise
         for module, state in self._extras:
             module.set_extra_state(state)
         rest = [slot for slot in self.slots if id(slot.tensor) not in groups]
@@ -255,14 +250,12 @@ class Job:
             self._run_hooks()
         return self._ties()
 
-    def _note_cast(self, slot: Slot, offer: Offer, target: Target) -> None:
-        if offer.dtype != (now := NAMES[target.dtype]):
-            self.casts.append(Cast(slot.key, offer.dtype, now))
-
     def _ties(self) -> dict[str, str]:
+        if not self._tied and not self._joined and not self._extras and not self._hooks():
+            return {}
         names: dict[int, str] = {}
         ties = {}
-        for module, name, key, _ in self.slots:
+        for module, name, key, _, _ in self.slots:
             now: torch.Tensor | None = module._parameters.get(name)
             if now is None:
                 now = module._buffers.get(name)
@@ -271,9 +264,9 @@ class Job:
         return ties
 
     def _hooks(self) -> bool:
-        return any(module._load_state_dict_post_hooks for module, _ in self.modules)
+        return any(node.module._load_state_dict_post_hooks for node in self.modules)
 
-    _ran = False
+    _ran = _joined = False
 
     def _run_hooks(self) -> None:
         """The hooks after loading, children's first. They may take keys from the lists, or add some."""
@@ -295,7 +288,7 @@ class Job:
 
 
 def _merge(into: Found, more: Found) -> None:
-    for name in ("assigned", "missing", "unexpected", "errors", "misfits", "uncast", "extras", "scopes"):
+    for name in ("goals", "missing", "unexpected", "errors", "misfits", "uncast", "extras", "scopes"):
         getattr(into, name).extend(getattr(more, name))
 
 

@@ -37,6 +37,9 @@ class Maps:
         if isinstance(source, SliceSource):
             offset += source.offset
             source = source.base
+        found = self._maps.get(source)  # type: ignore[call-overload]
+        if found is not None:
+            return found, offset
         if not isinstance(source, FileSource):
             return None
         if source not in self._maps:

@@ -25,6 +25,7 @@ from ..opening import OpenCheckpoint, PathLike
 from ..opening import open as open_checkpoint
 from ..search import walk
 from ..tensor import Shape, Storage, TensorRef
+from .packed import unpacked
 from .slots import is_plain, shape_of
 
 EXTRA = "_extra_state"
@@ -228,11 +229,12 @@ def _plain(value: Any) -> Any:
 
 
 def _in_memory(source: Mapping[str, Any], names: Names) -> Source:
-    tensors = {name: value for name, value in source.items() if isinstance(value, torch.Tensor)}
-    others = {name: value for name, value in source.items() if name not in tensors}
     odd = [name for name in source if type(name) is not str]
     if odd:
         raise ChoiceError(f"the state dict has the name {odd[0]!r}, which is not a string")
+    everything = dict(unpacked(source))
+    tensors = {name: value for name, value in everything.items() if isinstance(value, torch.Tensor)}
+    others = {name: value for name, value in everything.items() if name not in tensors}
     strays = tuple(name for name in others if name.rpartition(".")[2] != EXTRA)
     if strays and not tensors:
         what = type(others[strays[0]]).__name__

@@ -30,7 +30,6 @@ CPU = torch.device("cpu")
 TORCH: Mapping[str, torch.dtype] = {name: found for name in dtypes.BY_NAME if (found := getattr(torch, name, None))}
 """torch's dtypes by their names, those that this torch has."""
 NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH.items()}
-_Key = tuple[int, str, torch.device]
 
 
 class Want(NamedTuple):
@@ -63,7 +62,8 @@ class Placer:
             return None
         shape = tensor.shape
         view = torch.frombuffer(found[0], dtype=TORCH[tensor.dtype.name], count=prod(shape), offset=found[1])
-        return view if len(shape) == 1 else view.view(shape)
+        # In place: a view of it would cost as much again, and keep it.
+        return view if len(shape) == 1 else view.as_strided_(shape, piece.at_strides)
 
     def is_mappable(self, tensor: TensorRef) -> bool:
         """Whether the bytes of `tensor` are at hand in a map, so that taking them costs no memory."""
@@ -77,36 +77,48 @@ class Placer:
 
         UnreadableError when a source is short or damaged.
         """
-        placed: dict[_Key, torch.Tensor] = {}
+        placed: list[torch.Tensor | None] = []
+        known: dict[tuple[str, torch.device], dict[int, int]] = {}  # The place in `placed` by the tensor's identity.
+        later: dict[torch.device, list[int]] = {}
+        again: list[tuple[int, int]] = []
         parts: list[Part] = []
         mapped = 0
-        sent: dict[torch.device, dict[_Key, Load]] = {}
-        keys: list[_Key] = [(id(tensor), dtype.name, device) for tensor, dtype, device in wants]
-        for (tensor, dtype, device), key in zip(wants, keys, strict=True):
-            if key in placed:
-                continue
-            kind = TORCH[dtype.name]
-            if device.type == "meta" or 0 in tensor.shape:
-                placed[key] = torch.empty(tensor.shape, dtype=kind, device=device)
-            elif device.type != "cpu":
-                sent.setdefault(device, {})[key] = Load(tensor, dtype)
+        alike: tuple[DType, torch.device] | None = None
+        for number, (tensor, dtype, device) in enumerate(wants):
+            if alike is None or dtype is not alike[0] or device is not alike[1]:
+                alike = dtype, device
+                here = known.setdefault((dtype.name, device), {})
+                kind, host, meta = TORCH[dtype.name], device.type == "cpu", device.type == "meta"
+            first = here.setdefault(id(tensor), number)
+            made: torch.Tensor | None = None
+            if first != number:
+                again.append((number, first))
+            elif meta or 0 in tensor.shape:
+                made = torch.empty(tensor.shape, dtype=kind, device=device)
+            elif not host:
+                later.setdefault(device, []).append(number)
             else:
-                view = self.mapped(tensor) if dtype is tensor.dtype else None
-                if view is not None:
-                    mapped += view.numel() * dtype.itemsize
+                made = self.mapped(tensor) if dtype is tensor.dtype else None
+                if made is not None:
+                    mapped += made.nbytes
                 else:
-                    view = torch.empty(tensor.shape, dtype=kind)
-                    parts += parts_of(tensor, dtype, bytes_of(view))
-                placed[key] = view
+                    made = torch.empty(tensor.shape, dtype=kind)
+                    parts += parts_of(tensor, dtype, bytes_of(made))
+            placed.append(made)
         progress(mapped)
         # What is far is fetched ahead, and only what will be read.
-        expect([*(part.tensor for part in parts), *(load.tensor for loads in sent.values() for load in loads.values())])
+        sent = [wants[number].tensor for some in later.values() for number in some]
+        expect([*(part.tensor for part in parts), *sent])
         if parts:
             read_all(parts, threads=self._threads, progress=progress)
-        for device, loads in sent.items():
-            there = transfer(list(loads.values()), lane_to(device), threads=self._threads, progress=progress)
-            placed.update(zip(loads, there, strict=True))
-        return [placed[key] for key in keys]
+        for device, some in later.items():
+            loads = [Load(wants[number].tensor, wants[number].dtype) for number in some]
+            there = transfer(loads, lane_to(device), threads=self._threads, progress=progress)
+            for number, made in zip(some, there, strict=True):
+                placed[number] = made
+        for number, first in again:
+            placed[number] = placed[first]
+        return placed  # type: ignore[return-value]  # None of it is None any more.
 
 
 def castable(dtype: DType) -> bool:

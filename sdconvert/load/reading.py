@@ -7,11 +7,10 @@ that would read what nobody asked for. `verify` checks a whole file.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..crc32 import combine
+from ..crc32 import combine, crc32
 from ..dtypes import DType
 from ..errors import UnreadableError, within
 from ..gather import cast, fill
@@ -53,7 +52,7 @@ def read_part(part: Part, scratch: memoryview, crcs: Crcs) -> int:
         elif fill(tensor, start, out, scratch) and piece.storage.crc32 is not None:
             at = (piece.offset + start) * dtype.itemsize
             # A list's append is atomic, and setdefault on a key without __eq__ is too.
-            crcs.setdefault(piece.storage, []).append((at, len(out), zlib.crc32(out)))
+            crcs.setdefault(piece.storage, []).append((at, len(out), crc32(out)))
     return len(out)
 
 

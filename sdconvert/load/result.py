@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..progress import Bar, no_bar, terminal_bar
 from ..tensor import Shape
 
 
@@ -38,7 +37,7 @@ class LoadResult(_IncompatibleKeys):
     dtype. `ties` maps every other name of a shared tensor to its first. `prefix` was taken off the source's
     names (``+p.``: put on), `key` is where in the source they were. `renamed` maps names in
     the model to those in the source where they differ. `left_on_meta` are those that the device map left there.
-    `bytes` are those of the source's tensors that were loaded, `seconds` wall time.
+    `nbytes` are those of the source's tensors that were loaded, `seconds` wall time.
     """
 
     loaded: tuple[str, ...]
@@ -51,7 +50,7 @@ class LoadResult(_IncompatibleKeys):
     source: str
     key: str
     prefix: str
-    bytes: int
+    nbytes: int
     seconds: float
 
     @staticmethod
@@ -78,7 +77,7 @@ class LoadResult(_IncompatibleKeys):
         result.uncast, result.cast = tuple(uncast), tuple(cast)
         result.ties, result.renamed, result.left_on_meta = ties, renamed, tuple(left_on_meta)
         result.source, result.key, result.prefix = source, key, prefix
-        result.bytes, result.seconds = nbytes, seconds
+        result.nbytes, result.seconds = nbytes, seconds
         return result
 
     def __repr__(self) -> str:
@@ -87,10 +86,3 @@ class LoadResult(_IncompatibleKeys):
         return f"_IncompatibleKeys(missing_keys={self.missing_keys!r}, unexpected_keys={self.unexpected_keys!r})"
 
     __str__ = __repr__
-
-
-def bar_of(progress: Bar | bool | None) -> Bar:
-    """True is a bar on the terminal, None and False are none."""
-    if progress is True:
-        return terminal_bar
-    return progress or no_bar

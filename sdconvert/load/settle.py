@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,18 +16,17 @@ from .slots import Slot, is_plain, shape_of
 from .targets import Target
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Group:
-    """Slots that hold one object, `tensor`, and what they are all to hold: `new`, as `target` says.
-
-    `merged` are other groups that the source ties to this one.
-    """
+    """Slots that hold one object, `tensor`, or that the source ties to it, and what they are all to hold: `new`, as
+    `target` says."""
 
     tensor: torch.Tensor
     slots: list[Slot]
     target: Target
     new: torch.Tensor
-    merged: list[Group] = field(default_factory=list)
+    is_read: bool = False
+    """Whether `new` is a plain tensor of the source, with the dtype and on the device of the target."""
 
 
 def settle(groups: Iterable[Group], assign: bool | None) -> None:
@@ -42,7 +41,8 @@ def settle(groups: Iterable[Group], assign: bool | None) -> None:
     undo: list[Callable[[], object]] = []
     with torch.no_grad():
         for group in groups:
-            if is_plain(group.tensor) and is_plain(group.new):
+            old = group.tensor
+            if (group.is_read or is_plain(group.new)) and (old.is_meta or is_plain(old)):
                 plain.append(group)
                 continue
             try:
@@ -57,7 +57,13 @@ def settle(groups: Iterable[Group], assign: bool | None) -> None:
                     f"{key} does not go into the model, torch says: {what}. assign=True may"
                 ) from error
         for group in plain:
-            _settle(group, assign, swaps, used)
+            old, new = group.tensor, group.new
+            if type(old) is Parameter and group.is_read and old.is_meta and not swaps and id(new) not in used:
+                # Most are like this, and there may be many.
+                used.add(id(new))
+                _put(group, _parameter(old, new if new.shape == old.shape else _shaped(old, new)))
+            else:
+                _settle(group, assign, swaps, used)
 
 
 def _settle(group: Group, assign: bool | None, swaps: bool, used: set[int]) -> None:
@@ -70,9 +76,12 @@ def _settle(group: Group, assign: bool | None, swaps: bool, used: set[int]) -> N
             new = _copied(new)
         used.add(id(new))
         final = _renewed(old, new, group.target, assign, swaps)
-    for one in (group, *group.merged):
-        for slot in one.slots:
-            put(slot.module, slot.name, final)
+    _put(group, final)
+
+
+def _put(group: Group, tensor: torch.Tensor) -> None:
+    for module, name, _, _, _ in group.slots:
+        put(module, name, tensor)
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,9 +99,7 @@ def _undoing(group: Group) -> list[Callable[[], object]]:
             data = old.data
             values = data.clone() if is_plain(data) and group.target.in_place else None
             steps.append(lambda: _restore(old, data, values))
-    for one in (group, *group.merged):
-        steps += (partial(put, slot.module, slot.name, slot.tensor) for slot in one.slots)
-    return steps
+    return steps + [partial(put, slot.module, slot.name, slot.tensor) for slot in group.slots]
 
 
 def _restore(old: torch.Tensor, data: torch.Tensor, values: torch.Tensor | None) -> None:
@@ -117,7 +124,7 @@ def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
         return
     if not is_plain(old) and not _is_wrapper(old):
         # Neither the number of elements nor how they are quantized is copied by all of torch's kernels.
-        old.data = _copied(new.detach())
+        _set_data(old, _copied(new.detach()))
         return
     new = _shaped(old, new)
     if new.shape == old.shape:
@@ -126,10 +133,19 @@ def _fill(old: torch.Tensor, new: torch.Tensor) -> None:
         old.data = new.detach().to(old.dtype, copy=True)
 
 
+def _set_data(old: torch.Tensor, data: torch.Tensor) -> None:
+    if str(old.layout) == "torch.jagged":  # Setting its `data` does nothing at all, without an error.
+        raise RuntimeError("a jagged tensor cannot be filled in place")
+    old.data = data
+
+
 def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`new` with the shape that `old` has where that is only another way to write it."""
-    if type(old) not in (Parameter, torch.Tensor) and torch.nn.parameter.is_lazy(old):
-        old.materialize(new.shape)
+    if type(old) not in (Parameter, torch.Tensor):
+        if torch.nn.parameter.is_lazy(old):
+            old.materialize(new.shape)
+    elif not (old.is_nested or new.is_nested) and new.shape == old.shape:
+        return new
     if shape_of(new) == shape_of(old):
         return new
     return new.reshape(old.shape) if new.numel() == old.numel() == 1 else new
@@ -138,22 +154,30 @@ def _shaped(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def _renewed(old: torch.Tensor, new: torch.Tensor, target: Target, assign: bool | None, swaps: bool) -> torch.Tensor:
     """What takes the place of `old`: itself with other data, where others may hold it, else a new object."""
     new = _shaped(old, new)
-    if new.dtype != target.dtype or new.device != target.device:
-        new = new.to(target.device, target.dtype)
+    dtype, device, _ = target
+    if new.dtype != dtype or new.device != device:
+        new = new.to(device, dtype)
     if not old.is_meta and not assign:
-        old.data = new.detach()
+        _set_data(old, new.detach())
         return old
     if type(old) is not Parameter and not isinstance(old, Parameter):  # Asking a class of torch for instances is slow.
         return new
     if type(new) is not torch.Tensor and isinstance(new, Parameter):
         made = new.requires_grad_(old.requires_grad)
     else:
-        made = Parameter(new.detach() if new.requires_grad else new, requires_grad=old.requires_grad)
-        if old.__dict__:
-            made.__dict__.update(old.__dict__)
+        made = _parameter(old, new.detach() if new.requires_grad else new)
     if swaps:  # torch's own switch for keeping the objects that an optimizer may hold.
         torch.utils.swap_tensors(old, made)  # type: ignore[no-untyped-call]
         return old
+    return made
+
+
+def _parameter(old: torch.Tensor, new: torch.Tensor) -> Parameter:
+    """`new` as a parameter like `old`, with the attributes that somebody set on that."""
+    made = Parameter(new, old.requires_grad)
+    if old.__dict__:
+        # Those of a tensor that wraps others are these others.
+        made.__dict__.update({name: value for name, value in old.__dict__.items() if name not in made.__dict__})
     return made
 
 
@@ -172,7 +196,7 @@ def move(slots: Iterable[Slot], devices: Mapping[int, torch.device]) -> None:
     """Take along what no source holds: `devices` gives, by the identity of a tensor, where it belongs."""
     moved: dict[int, torch.Tensor] = {}
     with torch.no_grad():
-        for module, name, _, tensor in slots:
+        for module, name, _, tensor, _ in slots:
             device = devices[id(tensor)]
             if tensor.device == device or tensor.is_meta or device.type == "meta":
                 continue

@@ -12,21 +12,59 @@ _PLAIN = (torch.nn.Parameter, torch.Tensor)
 
 
 class Slot(NamedTuple):
-    """A parameter or buffer of a module, called `key` in the state dict. `tensor` is what is there now."""
+    """A parameter or buffer of a module, called `key` in the state dict. `tensor` is what is there now.
+
+    `is_hidden` is a buffer that no state dict has.
+    """
 
     module: Module
     name: str
     key: str
     tensor: torch.Tensor
+    is_hidden: bool = False
 
-    @property
-    def is_parameter(self) -> bool:
-        return self.name in self.module._parameters
 
-    @property
-    def is_hidden(self) -> bool:
-        """Whether it is a buffer that no state dict has."""
-        return self.name in self.module._non_persistent_buffers_set and not self.is_parameter
+class Node(NamedTuple):
+    """A module, what its names begin with, its own slots in the order of its state dict, hidden ones last, and what
+    is below it. A module that is there twice is two of these."""
+
+    module: Module
+    prefix: str
+    slots: list[Slot]
+    children: list[Node]
+
+
+def tree(module: Module, prefix: str = "") -> Node:
+    """A module and all below it, as they are now."""
+    slots = []
+    for name, tensor in module._parameters.items():
+        if tensor is not None:
+            slots.append(Slot(module, name, prefix + name, tensor))
+    if module._buffers:
+        slots += _buffers(module, prefix)
+    children = []
+    for name, child in module._modules.items():
+        if child is not None:
+            children.append(tree(child, f"{prefix}{name}."))
+    return Node(module, prefix, slots, children)
+
+
+def _buffers(module: Module, prefix: str) -> Iterator[Slot]:
+    hidden = module._non_persistent_buffers_set
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in hidden:
+            yield Slot(module, name, prefix + name, buffer)
+    for name in hidden:
+        buffer = module._buffers.get(name)
+        if buffer is not None:
+            yield Slot(module, name, prefix + name, buffer, is_hidden=True)
+
+
+def nodes(root: Node) -> Iterator[Node]:
+    """A node and all below it, parents first."""
+    yield root
+    for child in root.children:
+        yield from nodes(child)
 
 
 def own(module: Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -38,25 +76,6 @@ def own(module: Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in hidden:
             yield name, buffer
-
-
-def walk(module: Module, prefix: str = "") -> Iterator[tuple[Module, str]]:
-    """Every module with the prefix of its names, parents first; one that is there twice comes twice."""
-    yield module, prefix
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from walk(child, f"{prefix}{name}.")
-
-
-def all_slots(modules: Iterable[tuple[Module, str]]) -> Iterator[Slot]:
-    """Every parameter and buffer of a model, in its order, non-persistent buffers after a module's others."""
-    for module, prefix in modules:
-        for name, tensor in own(module):
-            yield Slot(module, name, prefix + name, tensor)
-        for name in module._non_persistent_buffers_set:
-            buffer = module._buffers.get(name)
-            if buffer is not None:
-                yield Slot(module, name, prefix + name, buffer)
 
 
 def takes_extra(module: Module) -> bool:

@@ -35,7 +35,7 @@ class Targets:
     def __init__(self, dtype: str | torch.dtype | None, device: Devices | None, assign: bool | None) -> None:
         self.devices = DeviceMap(device)
         self.assign = assign
-        self._known: dict[tuple[bool, torch.dtype, torch.device, str, bool], Target] = {}
+        self._known: dict[tuple[torch.dtype, torch.device, str, type], Target | None] = {}
         self.rule = dtype if dtype in (None, FILE, MODEL) else None
         self.dtype: DType | None = None if dtype in (None, FILE, MODEL) else dtype_named(dtype)
 
@@ -48,15 +48,6 @@ class Targets:
 
     def of(self, slot: Slot, offer: Offer | None) -> Target:
         """The target for what goes into a slot."""
-        old = slot.tensor
-        if self.devices or offer is None or (self.assign and type(offer.content) is Same):
-            return self._of(slot, offer)
-        alike = (old.is_meta, old.dtype, old.device, offer.dtype, type(offer.content) is Encoded)
-        if alike not in self._known:  # The rules look at nothing else, and models have thousands of these.
-            self._known[alike] = self._of(slot, offer)
-        return self._known[alike]
-
-    def _of(self, slot: Slot, offer: Offer | None) -> Target:
         old = slot.tensor
         device = self.device(slot.key, old)
         if offer is not None and type(offer.content) is Same and self.assign and self.devices.of(slot.key) is None:
@@ -74,6 +65,16 @@ class Targets:
             return TORCH[self.dtype.name]
         keeps_source = self.rule == FILE or (self.rule is None and (old.is_meta or bool(self.assign)))
         return source if keeps_source else old.dtype
+
+    def judged(self, slot: Slot, offer: Offer) -> Target | None:
+        """The target for the offer; None when the slot cannot take it."""
+        old, content = slot.tensor, type(offer.content)
+        if self.devices or (content is Same and self.assign):
+            return self.of(slot, offer) if self.can_take(old, offer) else None
+        alike = (old.dtype, old.device, offer.dtype, content)
+        if alike not in self._known:  # The rules look at nothing else, and models have thousands of these.
+            self._known[alike] = self.of(slot, offer) if self.can_take(old, offer) else None
+        return self._known[alike]
 
     def can_take(self, old: torch.Tensor, offer: Offer) -> bool:
         """Whether the offer's numbers mean the same as the model's `old` ones, after a cast that only rounds.

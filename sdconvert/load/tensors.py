@@ -10,11 +10,10 @@ from ..errors import within
 from ..limits import Limits
 from ..names import Names
 from ..opening import PathLike
-from ..progress import Bar
+from ..progress import Bar, bar_of
 from .filling import Request, filled
 from .offer import Encoded, Offer, Patterns, dtype_of, offered
 from .place import CPU, TORCH, DeviceMap, Devices, Placer, castable, dtype_named
-from .result import bar_of
 from .targets import Target
 
 

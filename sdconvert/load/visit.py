@@ -13,26 +13,31 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Module
 
+from ..errors import UnsupportedError
 from .offer import EXTRA, Offer
-from .slots import Slot, asks, fits, own, shape_of, takes_extra, walk
+from .packed import pack, version_of
+from .slots import Node, Slot, asks, fits, nodes, own, shape_of, takes_extra, tree
+from .targets import Target, Targets
 from .trial import Trial
 
 _ASSIGN = "assign_to_params_buffers"
 
 
-@dataclass
-class Assigned:
-    """What goes into a slot: the source's tensor called `key`, or (`value`) one that the module itself made."""
+@dataclass(eq=False, slots=True)
+class Goal:
+    """A slot, and what goes into it, and how: the source's tensor `offer`, whose `value` is known once it is read, or
+    a `value` that the module itself made."""
 
     slot: Slot
-    key: str = ""
+    offer: Offer | None
+    target: Target
     value: torch.Tensor | None = None
 
 
@@ -48,7 +53,7 @@ class Postponed(NamedTuple):
 class Found:
     """The outcome of a visit, in torch's order. `errors` are in torch's words."""
 
-    assigned: list[Assigned] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -90,71 +95,80 @@ class Scope:
 class Visit:
     """One walk over a model with a state dict: `offers`, or in their place `real` tensors by the source's names.
 
-    With `skip`, what has the wrong shape is kept from the modules, and noted. `can_take` says whether a slot
-    can take a tensor of the offer's dtype.
+    With `skip`, what has the wrong shape is kept from the modules, and noted. `targets` say what a slot can take, and
+    what becomes of it.
     """
 
     def __init__(
         self,
         offers: Mapping[str, Offer],
         versions: Mapping[str, Mapping[str, Any]] | None,
-        can_take: Callable[[torch.Tensor, Offer], bool],
+        targets: Targets,
         *,
         skip: bool,
         real: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.found = Found()
         self._offers, self._versions, self._skip, self._real = offers, versions, skip, real
-        self._can_take = can_take
+        self._targets = targets
         self._origins: dict[int, tuple[torch.Tensor, str]] = {}
 
-    def model(self, model: Module) -> Found:
+    def model(self, root: Node) -> Found:
         """The whole model."""
-        if not asks(model):
-            self.found.scopes.append((model, "", self._offers))
-        self._visit(model, "", Scope(self._offers))
+        if not asks(root.module):
+            self.found.scopes.append((root.module, "", self._offers))
+        self._visit(root, Scope(self._offers))
         return self.found
 
     def again(self, postponed: Postponed) -> None:
         """A module that was postponed, and all below it."""
         assert self._real is not None
         state = {name: self._real[key] for name, key in postponed.state.items()}
-        self._visit(postponed.module, postponed.prefix, Scope(state))
+        self._visit(tree(postponed.module, postponed.prefix), Scope(state))
 
-    def _visit(self, module: Module, prefix: str, scope: Scope) -> None:
+    def _visit(self, node: Node, scope: Scope) -> None:
+        module = node.module
         if asks(module):
-            inner = self._ask(module, prefix, scope)
+            inner = self._ask(module, node.prefix, scope)
             if inner is None:
                 return
             scope = inner
+            if self._real is not None:  # It may have changed what is below it.
+                node = tree(module, node.prefix)
         else:
-            self._stock(module, prefix, scope)
-        for name, child in module._modules.items():
-            if child is not None:
-                self._visit(child, f"{prefix}{name}.", scope)
+            self._stock(node, scope.state)
+        for child in node.children:
+            self._visit(child, scope)
 
-    def _stock(self, module: Module, prefix: str, scope: Scope) -> None:
-        found, state = self.found, scope.state
-        for name, tensor in own(module):
-            key = prefix + name
-            if key not in state:
+    def _stock(self, node: Node, state: Mapping[str, Any]) -> None:
+        found = self.found
+        for slot in node.slots:
+            if slot.is_hidden:
+                continue
+            key, tensor = slot.key, slot.tensor
+            value = state.get(key)
+            if value is None:
                 found.missing.append(key)
                 continue
-            slot = Slot(module, name, key, tensor)
-            value = state[key]
             shape = value.shape if type(value) is Offer else shape_of(value)
             if (tensor.is_nested or shape != tensor.shape) and not fits(shape, shape_of(tensor)):
                 found.misfits.append((slot, self._source_name(key, value)))
                 continue
-            one = Assigned(slot, key) if type(value) is Offer else self._traced(slot, value)
-            if one is None:
-                found.assigned.append(Assigned(slot, value=value))
-            elif self._can_take(tensor, self._offers[one.key]):
-                found.assigned.append(one)
+            origin = key if type(value) is Offer else self._traced(slot, value)
+            if origin is None:
+                found.goals.append(self._made(slot, value))
+                continue
+            offer = self._offers[origin]
+            target = self._targets.judged(slot, offer)
+            if target is not None:
+                found.goals.append(Goal(slot, offer, target))
             else:
-                found.uncast.append((slot, one.key))
-        if takes_extra(module):
-            found.extras.append((module, prefix + EXTRA))
+                found.uncast.append((slot, origin))
+        if takes_extra(node.module):
+            found.extras.append((node.module, node.prefix + EXTRA))
+
+    def _made(self, slot: Slot, value: torch.Tensor) -> Goal:
+        return Goal(slot, None, self._targets.of(slot, None), value)
 
     def _source_name(self, key: str, value: Any) -> str:
         if type(value) is Offer:
@@ -162,15 +176,15 @@ class Visit:
         known = self._origins.get(_identity(value))
         return known[1] if known else key
 
-    def _traced(self, slot: Slot, value: torch.Tensor) -> Assigned | None:
-        """The assignment if `value` is a stand-in as it was handed out, or its one element."""
+    def _traced(self, slot: Slot, value: torch.Tensor) -> str | None:
+        """The source's name of `value`, if it is a stand-in as it was handed out, or its one element."""
         origin = self._origins.get(_identity(value))
         if origin is None:
             return None
         handed, key = origin
         same = handed.shape == value.shape and handed.stride() == value.stride() and handed.dtype == value.dtype
         one = handed.numel() == value.numel() == 1 and handed.dtype == value.dtype
-        return Assigned(slot, key) if same or one else None
+        return key if same or one else None
 
     def _stand_in(self, key: str, value: Any) -> torch.Tensor:
         if type(value) is not Offer:
@@ -200,7 +214,7 @@ class Visit:
             origin = self._source_name(slot.key, value)
             if self._skip and not fits(shape_of(value), shape_of(slot.tensor)):
                 misfits.append((slot, origin))
-            elif is_of_torch and not self._can_take(slot.tensor, self._offers[origin]):
+            elif is_of_torch and not self._targets.can_take(slot.tensor, self._offers[origin]):
                 uncast.append((slot, origin))
             else:
                 continue
@@ -208,7 +222,9 @@ class Visit:
         missing: list[str] = []
         unexpected: list[str] = []
         errors: list[str] = []
-        facts = dict((self._versions or {}).get(prefix[:-1], {})) | {_ASSIGN: True}
+        facts = version_of(module, prefix, names) | dict((self._versions or {}).get(prefix[:-1], {})) | {_ASSIGN: True}
+        if self._real is not None:
+            pack(module, prefix, state)
         trial = Trial(module, copies=self._real is not None or not is_of_torch)
         clean = True
         with warnings.catch_warnings():
@@ -216,23 +232,32 @@ class Visit:
                 warnings.simplefilter("ignore")  # About stand-ins; with real tensors it would be said again.
             try:
                 module._load_from_state_dict(state, prefix, facts, True, missing, unexpected, errors)
-            except Exception:
+            except Exception as error:
                 if self._real is not None:
                     trial.undo()
+                    if is_of_torch and type(error) is KeyError:
+                        raise UnsupportedError(
+                            f"{prefix[:-1]}: {type(module).__name__} has its own way of loading, which needs {error}, "
+                            "and the source has no tensor of that name. load_state_dict may take what torch.load gives"
+                        ) from None
                     raise
                 clean = False
-        assigned: list[Assigned] = []
+        goals: list[Goal] = []
         for name, slot in slots.items() if clean else ():
             new = trial.now(name)
             if new is None or new is slot.tensor:
                 written = trial.written(slot.tensor) if self._real is not None else None
                 if written is not None:
-                    assigned.append(Assigned(slot, value=written))
+                    goals.append(self._made(slot, written))
                 continue
             traced = self._traced(slot, new)
             if traced is None and new.is_meta and self._real is None:
                 clean = False
-            assigned.append(traced or Assigned(slot, value=new))
+            if traced is None:
+                goals.append(self._made(slot, new))
+            else:
+                offer = self._offers[traced]
+                goals.append(Goal(slot, offer, self._targets.of(slot, offer)))
         if self._real is None:
             clean = trial.is_clean() and clean and not any("exception occurred" in error for error in errors)
             trial.undo()
@@ -246,7 +271,7 @@ class Visit:
             found.extras.append((module, extra))
         found.misfits += misfits
         found.uncast += uncast
-        found.assigned += assigned
+        found.goals += goals
         found.scopes.append((module, prefix, list(state)))
         kept = {extra, *(slot.key for slot, _ in (*misfits, *uncast))}
         found.missing += (key for key in missing if key not in kept)
@@ -261,12 +286,12 @@ def unexpected(model: Module, source: Iterable[str], found: Found) -> list[str]:
     A module with its own way of loading says so for itself. A name below a child that is None is let pass, as torch
     does.
     """
-    taken = {one.slot.key for one in found.assigned}.union(slot.key for slot, _ in (*found.misfits, *found.uncast))
+    taken = {goal.slot.key for goal in found.goals}.union(slot.key for slot, _ in (*found.misfits, *found.uncast))
     taken.update(key for _, key in found.extras)
     odd = dict.fromkeys(found.unexpected)
     own_names: dict[Module, set[str]] = {}
     for start, start_prefix, names in found.scopes:
-        for name in names:
+        for name in () if taken.issuperset(names) else names:
             if name in taken:
                 continue
             module, rest = start, name[len(start_prefix) :]
@@ -289,7 +314,7 @@ def unexpected(model: Module, source: Iterable[str], found: Found) -> list[str]:
                 break
     if len(odd) < 2:
         return list(odd)
-    order = {prefix: number for number, (_, prefix) in enumerate(walk(model))}
+    order = {node.prefix: number for number, node in enumerate(nodes(tree(model)))}
     position = {name: number for number, name in enumerate(source)}
 
     def rank(name: str) -> tuple[int, int]:

@@ -63,6 +63,7 @@ _BUILTINS = "bool bytearray bytes complex dict float frozenset int list object r
 _HARMLESS_PARTS = frozenset(
     [f"pathlib.{kind}Path" for kind in ("", "Pure", "Posix", "PurePosix", "Windows", "PureWindows")]
     + [f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS.split()]
+    + [f"__builtin__.{name}" for name in ("long", "unicode", "xrange")]  # As protocol 2 calls int, str and range.
     + ["types.SimpleNamespace", "io.BytesIO", "functools.partial", "operator.itemgetter", "threading.Lock"]
 )
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from ..limits import DEFAULT_LIMITS, Limits
 from ..source import Source
 from .nodes import Call, Global, Node, PersId
-from .opcodes import I32, OPCODES, U32, Machine, long_text, text
+from .opcodes import I32, OPCODES, U32, long_text, text
+from .stack import Machine
 
 _U16 = struct.Struct("<H").unpack_from
 
@@ -50,7 +51,7 @@ def run(source: Source, offset: int = 0, *, limits: Limits = DEFAULT_LIMITS) -> 
 
 def _interpret(m: Machine) -> Node:
     """Interpret up to STOP; what is then on top of the stack."""
-    buf, pos, safe, stack, memo = m.buf, m.pos, m.safe, m.stack, m.memo
+    buf, pos, safe, stack, memo, remember = m.buf, m.pos, m.safe, m.stack, m.memo, m.remember
     while True:
         if pos >= safe:
             m.pos = pos
@@ -59,10 +60,17 @@ def _interpret(m: Machine) -> Node:
         op = buf[pos]
         pos += 1
         if op == 0x72:  # LONG_BINPUT
-            memo[U32(buf, pos)[0]] = stack[-1]
+            number = U32(buf, pos)[0]
             pos += 4
+            if number == len(memo):
+                remember(stack[-1])
+            else:
+                memo, remember = m.put(number, stack[-1])
         elif op == 0x68:  # BINGET
-            stack.append(memo[buf[pos]])
+            try:
+                stack.append(memo[buf[pos]])
+            except IndexError:
+                raise KeyError(buf[pos]) from None
             pos += 1
         elif op == 0x4B:  # BININT1
             stack.append(buf[pos])
@@ -108,8 +116,12 @@ def _interpret(m: Machine) -> Node:
         elif op == 0x89:  # NEWFALSE
             stack.append(False)
         elif op == 0x71:  # BINPUT
-            memo[buf[pos]] = stack[-1]
+            number = buf[pos]
             pos += 1
+            if number == len(memo):
+                remember(stack[-1])
+            else:
+                memo, remember = m.put(number, stack[-1])
         elif op == 0x4A:  # BININT
             stack.append(I32(buf, pos)[0])
             pos += 4
@@ -117,10 +129,14 @@ def _interpret(m: Machine) -> Node:
             stack.append(_U16(buf, pos)[0])
             pos += 2
         elif op == 0x6A:  # LONG_BINGET
-            stack.append(memo[U32(buf, pos)[0]])
+            number = U32(buf, pos)[0]
+            try:
+                stack.append(memo[number])
+            except IndexError:
+                raise KeyError(number) from None
             pos += 4
         elif op == 0x94:  # MEMOIZE
-            memo[len(memo)] = stack[-1]
+            remember(stack[-1])
         elif op == 0x2E:  # STOP
             m.pos = pos
             if m.frame_end is not None and m.base + pos != m.frame_end:
@@ -132,4 +148,4 @@ def _interpret(m: Machine) -> Node:
             if act is None:
                 raise m.damaged(f"0x{op:02x} is not an opcode")
             act(m)
-            buf, pos, safe, stack = m.buf, m.pos, m.safe, m.stack
+            buf, pos, safe, stack, memo, remember = m.buf, m.pos, m.safe, m.stack, m.memo, m.remember

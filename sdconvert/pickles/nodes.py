@@ -8,6 +8,7 @@ what it makes cyclic is cyclic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..source import Source
@@ -37,30 +38,60 @@ class Global:
         self.key = f"{_RENAMED.get(module, module)}.{name}"
 
 
+class States(list[Node]):
+    """The arguments of several BUILDs of one object."""
+
+    __slots__ = ()
+
+
+NO_STATE: Node = object()
+
+
 class Call:
     """`func(*args)` that nobody makes: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ, INST and what came after them.
 
-    `states` are the arguments of BUILD, `pairs` and `items` what SETITEM and APPEND put in.
+    `state` is the argument of BUILD, `pairs` and `items` are what SETITEM and APPEND put in.
     """
 
-    __slots__ = ("args", "func", "items", "kwargs", "pairs", "states")
+    __slots__ = ("args", "func", "items", "kwargs", "pairs", "state")
 
     def __init__(self, func: Node, args: Node, kwargs: Node = None) -> None:
         self.func = func
         self.args = args
         self.kwargs = kwargs
-        self.states: list[Node] | None = None
+        self.state: Node = NO_STATE
         self.pairs: list[tuple[Node, Node]] | None = None
         self.items: list[Node] | None = None
 
+    @property
+    def states(self) -> Sequence[Node]:
+        """The arguments of BUILD: none or, nearly always, one, for which a pickle of a million calls wants no list."""
+        if self.state is NO_STATE:
+            return ()
+        return self.state if type(self.state) is States else (self.state,)
+
+    def build(self, state: Node) -> None:
+        """What BUILD does: one more state."""
+        if self.state is NO_STATE:
+            self.state = state
+        elif type(self.state) is States:
+            self.state.append(state)
+        else:
+            self.state = States([self.state, state])
+
 
 class Pairs:
-    """A dict, as the pairs in the order in which they were set. Keys may repeat and need no hash."""
+    """A dict, as the keys and values in turn, in the order in which they were set. Keys may repeat and need no hash."""
 
-    __slots__ = ("pairs",)
+    __slots__ = ("flat",)
 
-    def __init__(self, pairs: list[tuple[Node, Node]]) -> None:
-        self.pairs = pairs
+    def __init__(self, flat: list[Node]) -> None:
+        self.flat = flat
+
+    @property
+    def pairs(self) -> list[tuple[Node, Node]]:
+        """Each key and its value, in a new list: a third of a kilobyte more for a dict of three."""
+        return list(zip(self.flat[::2], self.flat[1::2], strict=True))
 
 
 class Bag:

@@ -7,10 +7,8 @@ import struct
 from collections.abc import Callable
 
 from ..errors import UnsupportedError
-from ..limits import Limits
-from ..source import Source
-from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
-from .window import Window
+from .nodes import Bag, Blob, Call, Pairs, PersId
+from .stack import Machine
 
 I32 = struct.Struct("<i").unpack_from
 U32 = struct.Struct("<I").unpack_from
@@ -23,70 +21,6 @@ _ESCAPED = {
     b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r",
     b"t": b"\t", b"v": b"\v",
 }  # fmt: skip
-
-
-class Machine(Window):
-    """The state of one run: the stack, the stacks below each MARK, the memo, and what was seen."""
-
-    def __init__(self, source: Source, offset: int, limits: Limits) -> None:
-        super().__init__(source, offset, limits)
-        self.stack: list[Node] = []
-        self.marks: list[list[Node]] = []
-        self.memo: dict[int, Node] = {}
-        self.globals: dict[tuple[str, str], Global] = {}
-        self.persistent: list[PersId] = []
-
-    def pop_mark(self) -> list[Node]:
-        items = self.stack
-        if not self.marks:
-            raise self.damaged("an opcode looks for a MARK that is not there")
-        self.stack = self.marks.pop()
-        return items
-
-    def name(self, module: Node, name: Node) -> Global:
-        if type(module) is not str or type(name) is not str:
-            raise self.damaged("a global is named by something that is not a string")
-        key = (module, name)
-        found = self.globals.get(key)
-        if found is None:
-            if len(module) + len(name) > self.limits.name_bytes:
-                raise self.damaged("a global's name is longer than Limits.name_bytes")
-            found = self.globals[key] = Global(module, name)
-        return found
-
-    def call(self, func: Node, args: Node, kwargs: Node = None) -> Call:
-        if type(args) is not tuple:
-            raise self.damaged("a call's arguments are not a tuple")
-        if type(func) not in (Global, Call, PersId):
-            raise self.damaged(f"a {type(func).__name__} is called")
-        return Call(func, args, kwargs)
-
-    def put_pairs(self, flat: list[Node]) -> None:
-        target = self.stack[-1]
-        if len(flat) % 2:
-            raise self.damaged("a dict is given a key without a value")
-        pairs = list(zip(flat[::2], flat[1::2], strict=True))
-        if type(target) is Pairs:
-            target.pairs.extend(pairs)
-        elif type(target) is Call:
-            if target.pairs is None:
-                target.pairs = []
-            target.pairs.extend(pairs)
-        else:
-            raise self.damaged(f"an item is set on a {type(target).__name__}")
-
-    def put_items(self, items: list[Node], kind: type) -> None:
-        target = self.stack[-1]
-        if type(target) is Call:
-            if target.items is None:
-                target.items = []
-            target.items.extend(items)
-        elif type(target) is list and kind is list:
-            target.extend(items)
-        elif type(target) is Bag and kind is Bag:
-            target.items.extend(items)
-        else:
-            raise self.damaged(f"an item is added to a {type(target).__name__}")
 
 
 def text(machine: Machine, raw: bytes) -> str:
@@ -219,9 +153,7 @@ def _build(m: Machine) -> None:
     target = m.stack[-1]
     if type(target) is not Call:
         raise m.damaged(f"a state is given to a {type(target).__name__}")
-    if target.states is None:
-        target.states = []
-    target.states.append(state)
+    target.build(state)
 
 
 def _persid(m: Machine) -> None:
@@ -262,13 +194,23 @@ def _pop(m: Machine) -> None:
         m.pop_mark()
 
 
+def _pop_mark(m: Machine) -> None:
+    m.pop_mark()
+
+
 def _tuple3(m: Machine) -> None:
     m.stack[-3:] = [(m.stack[-3], m.stack[-2], m.stack[-1])]
 
 
 def _put(m: Machine) -> None:
+    m.put(_index(m), m.stack[-1])
+
+
+def _get(m: Machine) -> None:
     index = _index(m)
-    m.memo[index] = m.stack[-1]
+    if type(m.memo) is list and index >= len(m.memo):
+        raise KeyError(index)
+    m.stack.append(m.memo[index])
 
 
 def _refuse(what: str) -> Callable[[Machine], None]:
@@ -284,7 +226,7 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"\x80": _proto,
         b"\x95": _frame,
         b"0": _pop,
-        b"1": lambda m: [m.pop_mark(), None][1],
+        b"1": _pop_mark,
         b"2": lambda m: m.stack.append(m.stack[-1]),
         b"N": lambda m: m.stack.append(None),
         b"\x88": lambda m: m.stack.append(True),
@@ -325,7 +267,7 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"\x91": _frozenset,
         b"\x87": _tuple3,
         b"p": _put,
-        b"g": lambda m: m.stack.append(m.memo[_index(m)]),
+        b"g": _get,
         b"\x82": _refuse("the extension registry"),
         b"\x83": _refuse("the extension registry"),
         b"\x84": _refuse("the extension registry"),

@@ -48,7 +48,7 @@ def _tensor_v3(r: Resolver, call: Call) -> Value:
 
 def _parameter(r: Resolver, call: Call) -> Value:
     """(tensor, requires_grad, backward_hooks[, state]); torch 0.1 to 0.3: Parameter(tensor) and a state of flags."""
-    if call.pairs or call.items or any(type(state) is tuple and len(state) > 3 for state in call.states or ()):
+    if call.pairs or call.items or any(type(state) is tuple and len(state) > 3 for state in call.states):
         untouched(call)  # Of four values torch would make another tensor.
     return r.tensor(arguments(call, 1, 5)[0])
 
@@ -111,7 +111,7 @@ def _mapping(r: Resolver, call: Call) -> Value:
     result = Dict()
     r.again(call.args)
     for arg in call.args:
-        r.again(arg.pairs if type(arg) is Pairs else arg if type(arg) is list else ())
+        r.again(arg.flat if type(arg) is Pairs else arg if type(arg) is list else ())
         for pair in arg if type(arg) is list else ():
             if type(pair) not in (list, tuple) or len(pair) != 2:
                 raise UnreadableError("a dict is made of something that is not pairs. The file is damaged")

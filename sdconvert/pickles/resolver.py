@@ -19,6 +19,7 @@ from ..tensor import Storage, end_of, strided
 from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
+_PLAIN_KEYS = ("numpy.core.multiarray.scalar", "_codecs.encode")
 # Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3. This many, in as many
 # checkpoints inside each other as Limits.nesting allows, still fit on Python's stack.
 _DEPTH = 16
@@ -68,7 +69,7 @@ class Resolver:
         if kind is Call:
             result = self.call(node)
         elif kind is Pairs:
-            if not node.pairs:
+            if not node.flat:
                 return self.no_pairs
             result = Dict()
             self.todo.append((node, result))
@@ -116,17 +117,23 @@ class Resolver:
 
     def pairs(self, pairs: list[tuple[Node, Node]] | None) -> list[tuple[Value, Value]]:
         value = self.value
-        return [(key, value(item)) for key, item in pairs or ()]
+        return [(key if type(key) is not Call else self.key(key), value(item)) for key, item in pairs or ()]
+
+    def key(self, key: Call) -> Value:
+        """Numbers of numpy, and bytes, are calls as well, and mean as a key what they mean elsewhere."""
+        if type(key.func) is not Global or key.func.key not in _PLAIN_KEYS:
+            return key
+        return plain if type(plain := self.value(key)) in _ATOMS else key
 
     def state(self, call: Call) -> Value:
         """The arguments of BUILD as one: dicts are merged, as ``__dict__.update`` would."""
-        states = call.states or ()
+        states = call.states
         if len(states) == 1:
             return self.value(states[0])
         if states and all(type(state) is Pairs for state in states):
             for state in states:
-                self.again(state.pairs)
-            merged = Pairs([pair for state in states for pair in state.pairs])
+                self.again(state.flat)
+            merged = Pairs([item for state in states for item in state.flat])
             result = Dict()
             self.todo.append((merged, result))
             return result
@@ -153,7 +160,7 @@ class Resolver:
         if type(func) is PersId:  # The class of a module whose source is in the file.
             func = self.persistent(func)
             named = Call(func, call.args, call.kwargs)
-            named.states, named.pairs, named.items = call.states, call.pairs, call.items
+            named.state, named.pairs, named.items = call.state, call.pairs, call.items
             call = named
         if type(func) is Global:
             rebuild = self.table.get(func.key)
@@ -267,12 +274,12 @@ def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
         node = node.args[0] if node.args else None  # libtorch says of what type the dict is.
     if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
         pairs = node.pairs or []
-    elif type(node) is Pairs:
-        pairs = node.pairs
+    elif type(node) is Pairs:  # Of which many tensors may share one.
+        pairs = node.pairs if len(node.flat) <= 2 * _FLAGS else node.flat
     else:
         raise UnreadableError("a tensor's metadata is not a dict. The file is damaged")
     if len(pairs) > _FLAGS:
-        raise UnreadableError(f"a tensor's metadata has {len(pairs)} entries. The file is damaged or hostile")
+        raise UnreadableError(f"a tensor's metadata has more than {_FLAGS} entries. The file is damaged or hostile")
     found = {"conj": False, "neg": False}
     for key, value in pairs:
         if type(key) is str and key in found:

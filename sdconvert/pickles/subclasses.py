@@ -24,7 +24,6 @@ _LONGEST = 16 << 10  # Characters in all of its strings.
 _DEPTH = 16
 _WRAPPERS = 8  # Inside of each other.
 
-_DTENSORS = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "DTensor")
 _SEQUENCES = {"builtins.set": "set", "builtins.tuple": "tuple"}
 _WHOLE = ("Replicate", "Shard", "_StridedShard")
 
@@ -41,8 +40,9 @@ def _wrapper(r: Resolver, args: tuple[Node, ...], state: Node) -> Value:
     check_numbers((*shape, *strides), len(shape))
     if name.endswith(".FakeTensor"):
         return LostTensor("a FakeTensor, without values", empty=True)
-    if name.endswith(_DTENSORS):
-        return _dtensor(r, shape, state)
+    fields = _fields(state)
+    if _is_dtensor(args[0], fields):
+        return _dtensor(r, shape, fields)
     if r.depth > _WRAPPERS:
         return LostTensor(f"a {name}, inside of too many others")
     kept = _State(r)
@@ -63,11 +63,23 @@ def _wrapper(r: Resolver, args: tuple[Node, ...], state: Node) -> Value:
     return encoded(recipe, kept.parts)
 
 
-def _dtensor(r: Resolver, shape: tuple[int, ...], state: Node) -> Value:
-    """The local tensor where it is the whole one; which part of the whole it is, where it is not."""
+def _fields(state: Node) -> dict[str, Node]:
+    """The attributes in a state: a dict, or (dict, slots)."""
     fields: dict[str, Node] = {}
     for part in state if type(state) is tuple else (state,):
         fields |= fields_of(part)
+    return fields
+
+
+def _is_dtensor(cls: Global, fields: Mapping[str, Node]) -> bool:
+    """torch has had the class in several modules; others inherit from it. Of any other class the name says nothing."""
+    if cls.module.startswith("torch.distributed.") and cls.name == "DTensor":
+        return True
+    return "_local_tensor" in fields and "_spec" in fields
+
+
+def _dtensor(r: Resolver, shape: tuple[int, ...], fields: Mapping[str, Node]) -> Value:
+    """The local tensor where it is the whole one; which part of the whole it is, where it is not."""
     if "_local_tensor" not in fields:
         raise UnreadableError("a DTensor has no local tensor. The file is damaged")
     local = r.tensor(fields["_local_tensor"])
@@ -86,7 +98,7 @@ def _dtensor(r: Resolver, shape: tuple[int, ...], state: Node) -> Value:
 
 def _placements(spec: Node) -> list[str]:
     """The class names of a DTensorSpec's placements."""
-    states = spec.states or [] if type(spec) is Call else []
+    states = spec.states if type(spec) is Call else ()
     for state in states:
         for part in state if type(state) is tuple else (state,):
             placements = fields_of(part).get("placements")
@@ -150,7 +162,7 @@ class _State:
     def call(self, call: Call, role: str, depth: int) -> Any:
         if call.func.key in self.r.table and type(value := self.r.value(call)) in TENSORS:
             return self.part(value, role or "data")
-        if call.kwargs is not None or call.items or len(call.states or ()) > 1:
+        if call.kwargs is not None or call.items or len(call.states) > 1:
             raise _UnkeptError("with an attribute that a recipe cannot hold")
         if call.func.key in _SEQUENCES and len(call.args) == 1 and type(call.args[0]) in (list, tuple, Bag):
             inside = call.args[0].items if type(call.args[0]) is Bag else call.args[0]

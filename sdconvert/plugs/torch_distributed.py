@@ -9,7 +9,6 @@ Every rank opens the source by itself, from headers alone, and reads the boxes t
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -177,7 +176,7 @@ def _box(tensor: TensorRef, offsets: Shape, lengths: Shape) -> TensorRef | None:
             shape.append(high - low)
         if min(shape, default=1) > 0:
             pieces.append(Piece(piece.storage, source, piece.strides, tuple(shape), at, dense))
-    return replace(tensor, shape=lengths, pieces=tuple(pieces))
+    return tensor._replace(shape=lengths, pieces=tuple(pieces))
 
 
 def _read(

@@ -16,7 +16,7 @@ from .http import Patience
 from .hub_folder import HubFolder
 from .tokens import scrubbed
 
-__all__ = ["HubFolder", "Patience", "RemoteSource", "doubt_of", "is_url", "open_url"]
+__all__ = ["HubFolder", "Patience", "RemoteSource", "doubt_of", "is_url", "open_url", "state_of"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
@@ -39,23 +39,45 @@ def open_url(
     An index of shards on the Hub is opened as the directory that it is in. `revision` and `token` are for the
     Hub; the token goes nowhere else, wherever the Hub sends us. UnreadableError says what is not there.
     """
-    patience = patience or Patience()
+    found = _found(url, revision, token, patience or Patience())
+    if isinstance(found, HubFolder):
+        return found
+    return RemoteSource(found, found.digest if isinstance(found, hub.HubRanges) else "")
+
+
+def state_of(url: str, *, token: str | None = None) -> str:
+    """A word that is another one when what is at `url` was replaced: its size, and the tag, time or commit that
+    its server tells. UnreadableError says what is not there."""
+    found = _found(url, None, token, Patience())
+    try:
+        if isinstance(found, HubFolder):
+            return found.commit
+        if isinstance(found, FsspecRanges):
+            return found.state
+        mark = found.etag_of_content if isinstance(found, hub.HubRanges) else found.etag
+        return f"{found.nbytes}-{mark}" if mark else f"{found.nbytes}"
+    finally:
+        found.close()
+
+
+def _found(
+    url: str, revision: str | None, token: str | None, patience: Patience
+) -> hub.HubRanges | http.HttpRanges | FsspecRanges | HubFolder:
     with within(scrubbed(url)):
         if url.startswith("hf://"):
             return _on_the_hub(hub.HubPath.parse(url, revision), token, patience)
         if url.startswith(("http://", "https://")):
-            return RemoteSource(http.open_ranges(url, patience=patience))
-        return RemoteSource(FsspecRanges(url, patience=patience))
+            return http.open_ranges(url, patience=patience)
+        return FsspecRanges(url, patience=patience)
 
 
-def _on_the_hub(place: hub.HubPath, token: str | None, patience: Patience) -> RemoteSource | HubFolder:
+def _on_the_hub(place: hub.HubPath, token: str | None, patience: Patience) -> hub.HubRanges | HubFolder:
     parent, _, name = place.path.rpartition("/")
     if as_index(name):
         return HubFolder(place._replace(path=parent), entry=name, token=token, patience=patience)
     if place.path:
         try:
-            ranges = hub.open_file(place, token=token, patience=patience)
-            return RemoteSource(ranges, ranges.digest)
+            return hub.open_file(place, token=token, patience=patience)
         except hub.NotThereError:
             pass  # The Hub resolves files only; it may be a directory.
     return HubFolder(place, token=token, patience=patience)

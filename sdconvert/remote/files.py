@@ -27,6 +27,13 @@ class FsspecRanges:
             raise UnreadableError("its file system does not say how large it is. Download the file first")
         self.nbytes = size
 
+    @property
+    def state(self) -> str:
+        """Its size when it was opened, and the first of the marks that its file system tells."""
+        # One will do, and some of the others change with a link or a mode, which changes no bytes.
+        marks = [str(self._state[key]) for key in _STATE[1:] if self._state.get(key)]
+        return "-".join([str(self.nbytes), *marks[:1]])
+
     def fetch(self, offset: int, buffer: memoryview) -> None:
         for at in range(0, len(buffer), _STEP):
             part = buffer[at : at + _STEP]

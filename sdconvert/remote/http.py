@@ -20,7 +20,9 @@ from typing import Any
 from ..errors import UnreadableError
 from .tokens import scrubbed
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# Numbers that int() takes, whatever the server sends: it refuses more than 4300 digits, and "²", which is one to str.
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({301, 302, 303, 307, 308, 400, 401, 403, 404, 410})  # A signed address that expired; CDNs differ.
 
@@ -37,7 +39,7 @@ class Patience:
     def wait(self, tried: int, asked: str | None = None) -> None:
         """Wait before the next try, after `tried` of them; `asked` is the Retry-After header, if there was one."""
         seconds = min(self.first * 2 ** (tried - 1), self.most) * random.uniform(0.5, 1.0)
-        if asked is not None and asked.isdigit():
+        if asked is not None and _SECONDS.fullmatch(asked):
             seconds = max(seconds, min(int(asked), 60))
         time.sleep(seconds)
 
@@ -211,7 +213,7 @@ def _ask(url: str, patience: Patience) -> tuple[int, str, str | None]:
         if status == 200:
             raise UnreadableError("the server does not send parts of files (it ignores Range). Download the file first")
         said = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if status != 206 or said is None or not said[3].isdigit():
+        if status != 206 or said is None or said[3] == "*":
             raise UnreadableError(f"cannot be fetched: the server answered {status}")
         size = 0
         for part in response.iter_raw():  # Read to its end, or the connection could not be used again.

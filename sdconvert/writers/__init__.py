@@ -62,11 +62,17 @@ def named(name: str) -> Writer:
 
 
 def for_path(path: Path, name: str | None = None) -> Writer:
-    """The writer called `name`, or the one that `path` ends like. ChoiceError when there is none."""
-    if name is not None:
-        return named(name)
+    """The writer called `name`, or the one that `path` ends like. ChoiceError for none, and for a misleading ending."""
+    asked = None if name is None else named(name)
     for writer in WRITERS.values():
-        if path.name.endswith(writer.SUFFIX):
+        if path.name.endswith(writer.SUFFIX) and asked is not None and asked is not writer:
+            # Whoever reads it goes by its name; a pickle that is called safetensors is what nobody expects.
+            raise ChoiceError(
+                f"{path}: a {asked.NAME} file must not end in {writer.SUFFIX}. {asked.SUFFIX} tells what it is"
+            )
+        if path.name.endswith(writer.SUFFIX) and asked is None:
             return writer
+    if asked is not None:
+        return asked
     endings = ", ".join(writer.SUFFIX for writer in WRITERS.values())
     raise ChoiceError(f"{path}: its ending names no output format; {endings} would")

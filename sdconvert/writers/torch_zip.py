@@ -16,12 +16,12 @@ descriptors are written with the tensors, and the directory last (`TorchZipLayou
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..checkpoint import Encoding
+from ..crc32 import crc32
 from ..errors import UnsupportedError
 from ..pickles.compose import NATIVE, SavedTensor, WholeTensor, state_dict
 from ..plan import Plan
@@ -114,7 +114,7 @@ class _Record(NamedTuple):
 
     def whole(self, data: bytes) -> bytes:
         """Header, payload and descriptor of a record whose bytes are known."""
-        return self.head() + data + (self.tail.make(zlib.crc32(data), len(data)) if self.tail else b"")
+        return self.head() + data + (self.tail.make(crc32(data), len(data)) if self.tail else b"")
 
 
 def _descriptor(crc32: int, nbytes: int) -> bytes:
@@ -149,10 +149,10 @@ class TorchZipLayout:
         """
         *before, version, identity = self.records
         by_place = {**self.known, **crcs}
-        checksums = [by_place.get(record.payload, 0) for record in before] + [zlib.crc32(_VERSION)]
-        names = zlib.crc32(b"".join(record.name for record in (*before, version)))
-        digits = b"%020d%020d" % (names, zlib.crc32(struct.pack(f"<{len(checksums)}I", *checksums)))
-        checksums.append(zlib.crc32(digits))
+        checksums = [by_place.get(record.payload, 0) for record in before] + [crc32(_VERSION)]
+        names = crc32(b"".join(record.name for record in (*before, version)))
+        digits = b"%020d%020d" % (names, crc32(struct.pack(f"<{len(checksums)}I", *checksums)))
+        checksums.append(crc32(digits))
         directory = b"".join(record.entry(crc) for record, crc in zip(self.records, checksums, strict=True))
         end = _end(len(self.records), len(directory), identity.end)
         yield version.header, version.whole(_VERSION) + identity.whole(digits) + directory + end
@@ -216,7 +216,7 @@ def lay_out(plan: Plan, metadata: Mapping[str, str]) -> TorchZipLayout:
     for name, data in (("data.pkl", pickle), *_BEFORE):
         record = _Record.at(at, name, len(data))
         records.append(record)
-        known[record.payload] = zlib.crc32(data)
+        known[record.payload] = crc32(data)
         front.append(record.whole(data))
         at = record.end
     placed = []

@@ -22,13 +22,27 @@ _run, _write = real.run, stream.write
 
 
 def plan(source: Path, kind: str, times: int = 1_000_000) -> None:
-    """Let the first `times` conversions of `source` go wrong: ``kill``, ``EIO`` or ``slow``."""
+    """Let the first `times` conversions of `source` go wrong: ``kill``, ``EIO`` or ``wait``, for `go`."""
     Path(f"{source}.fault").write_text(f"{kind} {times}")
+
+
+def go(source: Path) -> None:
+    """Let those that wait, in the directory of `source`, go on."""
+    _gate(source).touch()
+
+
+def _gate(source: Path) -> Path:
+    return source.with_name("go")
 
 
 def tries(source: Path) -> int:
     """How often a conversion of `source` was begun."""
     return len(list(source.parent.glob(f"{source.name}.try-*")))
+
+
+def workers(source: Path) -> set[int]:
+    """The processes that began a conversion of `source`."""
+    return {int(mark.name.rpartition("-")[2]) for mark in source.parent.glob(f"{source.name}.try-*")}
 
 
 def run(job: Job, part: int = DIVIDE) -> Outcome:
@@ -45,8 +59,9 @@ def run(job: Job, part: int = DIVIDE) -> Outcome:
 
 
 def _gone_wrong(kind: str, job: Job, part: int) -> Outcome:
-    if kind == "slow":
-        time.sleep(3)
+    if kind == "wait":
+        while not _gate(Path(job.source)).exists():
+            time.sleep(0.05)
         return _run(job, part)
 
     def write(fd: int, data: Any, at: int) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import sdconvert
 from sdconvert import ChoiceError, Limits, OutputError, SdconvertError
-from sdconvert.batch import Job, Manifest, Options, Outcome, convert_many, read
+from sdconvert.batch import Job, Manifest, Options, Outcome, convert_many, read, run
+from sdconvert.batch.executors import engine
 from tests.batch.conftest import Checkpoints, one_at_a_time, outputs
 
 
@@ -54,7 +60,7 @@ def test_all_jobs_are_done_once() -> None:
     executor = Scripted(lambda number, job: DONE)
     summary = convert_many(some(100), executor=executor, workers=3)
     assert (summary.done, summary.nbytes, summary.ok) == (100, 1000, True)
-    assert executor.jobs == list(some(100))
+    assert [job.source for job in executor.jobs] == [job.source for job in some(100)]
 
 
 def test_no_more_than_twice_the_workers_are_in_flight() -> None:
@@ -172,12 +178,211 @@ def test_a_manifest_has_one_writer(tmp_path: Path) -> None:
 
 def test_a_manifest_full_of_nonsense_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
-    path.write_bytes(b'\0\0\n[1]\n{"job": 5}\n{"job": "zz", "status": "done", "outputs": []}\n{"status": 1')
+    lines = [
+        b"\0\xff\xfe",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"bytes": ' + b"9" * 5000 + b"}",
+        b'{"job": 5}',
+        b'{"job": "zz", "status": "done", "outputs": []}',
+        b'{"job": "00", "status": ["done"], "outputs": []}',
+        *(
+            b'{"job": "00", "status": "done", "outputs": %s}' % outputs
+            for outputs in (
+                b"null",
+                b'"abc"',
+                b"[5]",
+                b'[{"path": 5, "bytes": "x"}]',
+                b'[{"path": "a\\u0000b", "bytes": 5}]',
+                b'[{"path": "nosuch://x/y", "bytes": 5}]',
+                b'[{"path": "memory://x/y", "bytes": 1e999}]',
+            )
+        ),
+        b'{"status": 1',
+    ]
+    path.write_bytes(b"\n".join(lines))
     book = Manifest(path)
     assert book.done() == set()
     book.add({"job": "00", "status": "done", "outputs": []})
     book.close()
     assert path.read_bytes().endswith(b'\n{"job": "00", "status": "done", "outputs": []}\n')
+
+
+def checkpoint(path: Path, seed: int = 0) -> str:
+    """A checkpoint of four tensors, float32; its path."""
+    torch.manual_seed(seed)
+    torch.save({f"{number}.w": torch.randn(40, 50) for number in range(4)}, path)
+    return str(path)
+
+
+WAYS = {
+    "cast": Options(dtype="bfloat16"),
+    "metadata": Options(metadata=(("from", "here"),)),
+    "sharded": Options(max_shard_size=20_000),
+    "pt": Options(format="pt"),
+}
+
+
+@pytest.fixture(params=["directory", "url"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where outputs go to: a directory, or the same as a URL."""
+    (tmp_path / "out").mkdir()
+    if request.param == "url":
+        pytest.importorskip("fsspec")
+    return str(tmp_path / "out") if request.param == "directory" else f"file://{tmp_path}/out"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_done_without_a_word_is_found_done(way: str, out: str, tmp_path: Path) -> None:
+    """As when the driver is killed between the end of a job and the line that says so."""
+    job = Job(checkpoint(tmp_path / "model.pt"), f"{out}/model.safetensors", WAYS[way])
+    with ThreadPoolExecutor(2) as executor:
+        first = convert_many([job], executor=executor, manifest=tmp_path / "manifest")
+        before = files(tmp_path / "out")
+        [record] = read(tmp_path / "manifest")
+        (tmp_path / "manifest").unlink()
+        again = convert_many([job], executor=executor, manifest=tmp_path / "manifest", resume=True)
+    assert (first.done, again.there, again.failed) == (1, 1, 0), (first.failures, again.failures)
+    assert files(tmp_path / "out") == before
+    assert [one["path"] for one in record["outputs"]] == [
+        one["path"] for one in next(iter(read(tmp_path / "manifest")))["outputs"]
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_another_job_left_is_not_touched(way: str, out: str, tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "model.pt")
+    with ThreadPoolExecutor(2) as executor:
+        convert_many([Job(source, f"{out}/model.safetensors", WAYS[way])], executor=executor)
+        before = files(tmp_path / "out")
+        checkpoint(tmp_path / "model.pt", seed=1)
+        again = convert_many([Job(source, f"{out}/model.safetensors", WAYS[way])], executor=executor)
+    assert (again.done, again.there, again.failed) == (0, 0, 1)
+    assert "exists already" in again.failures[0].error
+    assert files(tmp_path / "out") == before
+
+
+def test_shards_that_are_replaced_never_lie_beside_the_old_index(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(checkpoint(tmp_path / "model.pt"), f"{out}/model.safetensors", WAYS["sharded"])
+    seen: list[set[str]] = []
+
+    def looking(job: Job, part: int) -> Outcome:
+        outcome = run(job, part)
+        seen.append(set(files(tmp_path / "out")))
+        return outcome
+
+    monkeypatch.setattr("sdconvert.batch.driver.run", looking)
+    with ThreadPoolExecutor(1) as executor:
+        convert_many([job], executor=executor)
+        checkpoint(tmp_path / "model.pt", seed=1)
+        seen.clear()
+        again = replace(job, options=replace(job.options, overwrite=True))
+        assert convert_many([again], executor=executor).done == 1
+    index = "model.safetensors.index.json"
+    assert [index in names for names in seen] == [False] * (len(seen) - 1) + [True]
+    assert len(seen) > 3
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_sources_that_are_named_twice_are_converted_once(overwrite: bool, tmp_path: Path) -> None:
+    source, options = checkpoint(tmp_path / "model.pt"), Options(overwrite=overwrite)
+    jobs = [Job(source, str(tmp_path / "model.safetensors"), options)] * 5
+    with ThreadPoolExecutor(3) as executor:
+        summary = convert_many(jobs, executor=executor)
+    assert (summary.done, summary.there + summary.repeated, summary.ok) == (1, 4, True), summary.failures
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_two_sources_never_become_one_output(overwrite: bool, size: int | None, tmp_path: Path) -> None:
+    options = Options(overwrite=overwrite, max_shard_size=size)
+    (tmp_path / "out").mkdir()
+    output = tmp_path / "out" / "model.safetensors"
+    jobs = [Job(checkpoint(tmp_path / f"{n}.pt", seed=n), str(output), options) for n in range(3)]
+    with ThreadPoolExecutor(1) as executor:
+        summary = convert_many(jobs, executor=executor, workers=1)
+    assert (summary.done, summary.failed) == ((1, 2) if size is None or overwrite else (summary.done, 3 - summary.done))
+    assert ("another source" if overwrite else "exists already") in summary.failures[0].error
+    whole = output if size is None else output.with_name("model.safetensors.index.json")
+    assert not summary.done or any(sdconvert.verify(job.source, whole).equal for job in jobs)
+    assert summary.done or files(tmp_path / "out") == {}
+
+
+def test_what_does_not_decide_the_output_does_not_have_it_made_again(tmp_path: Path) -> None:
+    job, manifest = Job(checkpoint(tmp_path / "m.pt"), str(tmp_path / "m.safetensors")), tmp_path / "manifest"
+    with ThreadPoolExecutor(1) as executor:
+        convert_many([job], executor=executor, manifest=manifest)
+        other = Options(overwrite=True, threads=3, digest=False, limits=Limits(expansion=99), token="hf_xyz")
+        again = convert_many([replace(job, options=other)], executor=executor, manifest=manifest, resume=True)
+        cast = replace(job, options=replace(other, dtype="float16"))
+        changed = convert_many([cast], executor=executor, manifest=manifest, resume=True)
+    assert (again.skipped, again.done) == (1, 0)
+    assert (changed.skipped, changed.done) == (0, 1)
+    assert b"hf_xyz" not in manifest.read_bytes()
+    assert "hf_xyz" not in repr(cast)
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut short", "grown"])
+def test_an_output_that_is_not_what_it_was_is_made_again(harm: str, tmp_path: Path) -> None:
+    output = tmp_path / "m.safetensors"
+    job, manifest = Job(checkpoint(tmp_path / "m.pt"), str(output), Options(overwrite=True)), tmp_path / "manifest"
+    with ThreadPoolExecutor(1) as executor:
+        convert_many([job], executor=executor, manifest=manifest)
+        before = output.read_bytes()
+        if harm == "gone":
+            output.unlink()
+        else:
+            output.write_bytes(before[:-1] if harm == "cut short" else before + b"x")
+        again = convert_many([job], executor=executor, manifest=manifest, resume=True)
+    assert (again.skipped, again.done) == (0, 1)
+    assert output.read_bytes() == before
+
+
+def test_each_worker_has_its_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdconvert.batch.executors.processors", lambda: 8)
+    assert [engine("processes", workers).threads for workers in (1, 2, 3, 8, 64, None)] == [8, 4, 2, 1, 1, 1]
+    with ThreadPoolExecutor(3) as executor:
+        assert engine(executor, 3).threads == 1
+    given: list[int | None] = []
+
+    class Asking(Scripted):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            given.append(args[0].options.threads)
+            return super().submit(fn, *args, **kwargs)
+
+    jobs = [Job("a.pt", "a"), Job("b.pt", "b", Options(threads=5))]
+    convert_many(jobs, executor=Asking(lambda number, job: DONE))
+    assert given == [1, 5]
+
+
+def test_no_worker_of_a_broken_pool_is_waited_for() -> None:
+    """One that was started in the moment in which the pool broke is not ended by it."""
+    machine = engine("processes", 1)
+    pool: Any = machine.start()
+    first = pool.submit(os.getpid).result()
+    late = pool._mp_context.Process(target=time.sleep, args=(100_000,))
+    late.start()
+    late.terminate = lambda: None
+    pool._processes[late.pid] = late
+    watcher = pool._executor_manager_thread
+    try:
+        os.kill(first, signal.SIGKILL)
+        watcher.join(0.5)
+        assert late.is_alive()
+        again = machine.start()
+        assert again.submit(os.getpid).result() != first
+        watcher.join(60)
+        assert not watcher.is_alive()
+        assert not late.is_alive()
+        again.shutdown()
+    finally:
+        late.kill()
 
 
 MANY = """

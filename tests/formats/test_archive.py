@@ -307,3 +307,10 @@ def test_members_of_more_than_8_gib_have_their_size_in_base_256(tmp_path: Path) 
     (tmp_path / "m.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(sdconvert.UnreadableError, match=str(9 << 30 | 512)):
         sdconvert.convert(tmp_path / "m.tar")
+
+
+def test_what_torch_save_began_and_did_not_end_says_so(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="pickle"):
+        torch.save({"a": torch.ones(2), "hook": lambda: 1}, tmp_path / "m.pt")
+    with pytest.raises(sdconvert.UnsupportedError, match=r"torch\.save did not finish it"):
+        sdconvert.convert(tmp_path / "m.pt")

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 import sdconvert
+from sdconvert.formats.dcp_metadata import read_metadata
+from sdconvert.limits import DEFAULT_LIMITS
+from sdconvert.source import FileSource
 from tests.outputs import contents, same
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +198,16 @@ def test_files_of_another_save_are_pointed_out(saved: Callable[..., Path], tmp_p
     (folder / "__7_0.distcp").write_bytes(b"left over")
     report = sdconvert.convert(folder, tmp_path / "o.safetensors")
     assert any("__7_0.distcp: not a part of this checkpoint" in warning for warning in report.warnings)
+
+
+def test_empty_files_of_a_writer_with_many_threads_are_nothing_to_speak_of(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": WEIGHTS}, storage_writer=dcp.FileSystemWriter(tmp_path / "c", thread_count=8), no_dist=True)
+    assert 0 in {path.stat().st_size for path in (tmp_path / "c").glob("*.distcp")}
+    report = sdconvert.convert(tmp_path / "c")
+    assert report.warnings == ()
+    assert same(contents(tmp_path / "c.safetensors"), WEIGHTS)
 
 
 def test_the_metadata_is_never_unpickled(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -385,3 +406,30 @@ def test_safetensors_shards_say_where_their_parts_belong(tmp_path: Path) -> None
     report = sdconvert.convert(tmp_path, tmp_path / "o.safetensors")
     assert any("do not say how many ranks" in warning for warning in report.warnings)
     assert contents(tmp_path / "o.safetensors")["a.weight"][:, 0].tolist() == [1, 1, 2, 2]
+
+
+def test_metadata_of_many_chunks_takes_little_memory(tmp_path: Path) -> None:
+    chunks = 8_000
+    zeros = [torch.Size([16 * number, 0]) for number in range(chunks)]
+    metadata = Metadata(
+        {
+            "w": TensorStorageMetadata(
+                TensorProperties(torch.bfloat16),
+                torch.Size([16 * chunks, 4]),
+                [ChunkStorageMetadata(at, torch.Size([16, 4])) for at in zeros],
+            )
+        },
+        storage_data={
+            MetadataIndex("w", at, number): _StorageInfo(f"__{number % 64}_0.distcp", 1500 * number, 1500)
+            for number, at in enumerate(zeros)
+        },
+    )
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    tracemalloc.start()
+    try:
+        saved = read_metadata(FileSource(tmp_path / ".metadata"), DEFAULT_LIMITS).saved
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(saved["w"].chunks) == chunks  # type: ignore[union-attr]
+    assert peak < 1900 * chunks, f"{peak / chunks:.0f} bytes a chunk"

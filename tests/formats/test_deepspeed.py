@@ -251,6 +251,11 @@ def _grown(states: Any) -> None:
     flat[0] = torch.cat([flat[0], torch.zeros(40)])
 
 
+def _doubled(states: Any) -> None:
+    flat = states["optimizer_state_dict"]["fp32_flat_groups"]
+    states["optimizer_state_dict"]["fp32_flat_groups"] = [tensor.double() for tensor in flat]
+
+
 LIES: dict[str, tuple[int, str, Callable[[Any], Any], str]] = {
     "a stage that is none": (2, "optim", _optim(zero_stage=9), "stage is not a number"),
     "another stage": (2, "optim", _optim(zero_stage=1), "it is of stage"),
@@ -275,6 +280,13 @@ LIES: dict[str, tuple[int, str, Callable[[Any], Any], str]] = {
         "optim",
         _optim(fp32_flat_groups=[torch.zeros(92), torch.zeros(8).half()]),
         "not one plain row",
+    ),
+    "ranks of two dtypes": (3, "optim", _doubled, "dtypes"),
+    "a frozen parameter of two dtypes": (
+        3,
+        "model",
+        lambda s: s.update(frozen_param_fragments={n: t.double() for n, t in s["frozen_param_fragments"].items()}),
+        "dtypes",
     ),
     "a large partition": (2, "optim", _grown, "its parameters take"),
     "a large flat tensor": (3, "optim", _grown, "different sizes"),
@@ -317,7 +329,7 @@ LIES: dict[str, tuple[int, str, Callable[[Any], Any], str]] = {
     "a short frozen part": (
         3,
         "model",
-        lambda s: s["frozen_param_fragments"].update({"frozen.bias": torch.zeros(1)}),
+        lambda s: s["frozen_param_fragments"].update({"frozen.bias": torch.zeros(1, dtype=torch.bfloat16)}),
         "of a rank's",
     ),
 }

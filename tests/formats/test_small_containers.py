@@ -102,6 +102,7 @@ def test_aliases_and_metadata_of_a_safetensors_file_live_on(tmp_path: Path) -> N
         (b"Not Found", "text file"),
         (bytes(1000), "zeros only"),
         (pickle.dumps({"a": 1}), "no tensors"),
+        (b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81\5\xff\xff" + bytes(64), "joblib"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(data: bytes, words: str, tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def first(model: Model) -> Model:
         (lambda m: m["tensors"][1].update(dims=["3", "4000"]), "tensor 1: storage .* needs"),
         (lambda m: m["tensors"][1].update(dims=["-3", "4"]), "dims is not a whole number"),
         (lambda m: m["tensors"][1].update(dims=["9" * 5000, "4"]), "dims is not a whole number"),
+        (lambda m: m["tensors"][1].update(dims=["0" * 20 + "3", "4"]), "dims is not a whole number"),
         (lambda m: m["tensors"][1].update(dims=[3.0, 4]), "dims is not a whole number"),
         (lambda m: m["tensors"][1].update(strides=["4"]), "dimensions but 1 strides"),
         (lambda m: m["tensors"][1].update(offset="1"), "needs"),

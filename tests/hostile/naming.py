@@ -44,14 +44,15 @@ _COLLIDE: dict[str, tuple[object, ...]] = {
     "bytes-and-text": (blob(b"w"), "w"),
     "none-and-text": (NONE, "None"),
     "float-and-text": (real(1.5), "1.5"),
-    "two-tuples": (tuple_of(1, 2), tuple_of(3, 4)),
+    "two-tuples": (tuple_of(1, 2), tuple_of("1", "2")),
     "two-huge": (1 << 5000, 1 << 5001),
     "bytes-and-latin": (blob(b"\xff"), "\xff"),
     "two-nan": (NAN, NAN),
-    "two-classes": (name("a.B"), name("a.C")),
+    "two-classes": (name("a.B"), name("c.B")),
     "two-calls": (call("a.f"), call("a.g")),
     "two-tensors": (T, V),
-    "tuple-and-text": (tuple_of(1), "<tuple>"),
+    "tuple-and-text": (tuple_of(1), "1"),
+    "long-tuple-and-text": (tuple_of(1, 2, 3, 4, 5), "<tuple>"),
 }
 _FLATTEN = {
     "dot": dict_of(("a.b", T), ("a", dict_of(("b", V)))),

@@ -144,6 +144,8 @@ def test_it_is_read_at_one_commit_and_from_a_training_checkpoint(
         ("1", None, "of which repository"),
         ("https://huggingface.co/you/model/discussions/1", "me/model", "is not of me/model"),
         ("https://huggingface.co/you/model", None, "neither the number nor the address"),
+        ("\u00b2", "you/model", "neither the number nor the address"),
+        ("9" * 5000, "you/model", "neither the number nor the address"),
         ("2", "you/model", "is a discussion, not a pull request"),
     ],
 )

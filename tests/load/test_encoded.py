@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import sdconvert
+from sdconvert.errors import UnsupportedError
 from tests.test_encodings import KINDS, identical
 from tests.test_subclasses import BUILDS, Kind, Settings, Wrapper, same_state
 
@@ -82,6 +83,40 @@ def test_every_kind_goes_into_a_model(kind: str, assign: bool | str, tmp_path: P
         assert (model.w is held) == (assign == "auto")
         identical(model.w, truth["w"])
         assert torch.equal(model.before.weight, truth["before.weight"])
+
+
+class Jagged(nn.Module):
+    def __init__(self, kind: str, as_parameter: bool) -> None:
+        super().__init__()
+        self.before = nn.Linear(3, 3)
+        tensor = KINDS[kind]().detach()
+        if as_parameter:
+            self.w = nn.Parameter(tensor)
+        else:
+            self.register_buffer("w", tensor)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("as_parameter", [False, True])
+@pytest.mark.parametrize("kind", ["jagged", "jagged_with_lengths"])
+def test_jagged_tensors_are_assigned_or_refused(kind: str, as_parameter: bool, tmp_path: Path) -> None:
+    """torch itself never loads them: their shape has a symbol in it that no other tensor has. Setting `data` of one
+    does nothing."""
+    truth = files(Jagged(kind, as_parameter).state_dict(), tmp_path)
+    for source in (*(tmp_path / name for name in SOURCES), truth):
+        model = Jagged(kind, as_parameter)
+        if as_parameter:
+            model.w.marked = True
+        sdconvert.load_into(model, source, assign=True)
+        identical(model.w.detach(), truth["w"].detach())
+        assert isinstance(model.w, nn.Parameter) == model.w.requires_grad == getattr(model.w, "marked", False)
+        assert isinstance(model.w, nn.Parameter) == as_parameter
+        before = {name: value.clone() for name, value in model.before.state_dict().items()}
+        other = {"w": KINDS[kind]().detach(), "before.weight": torch.ones(3, 3), "before.bias": torch.ones(3)}
+        with pytest.raises(UnsupportedError, match=r"^w does not go into the model.* in place\. assign=True may"):
+            sdconvert.load_into(model, other)
+        identical(model.w.detach(), truth["w"].detach())
+        assert all(torch.equal(value, before[name]) for name, value in model.before.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["qint8_per_channel", "four_bits", "csr", "coo"])

@@ -372,3 +372,18 @@ def test_a_flat_list_of_modules_that_are_asked_takes_linear_time() -> None:
 
     seconds(10)
     assert seconds(4000) < 12 * seconds(500) + 0.2  # Quadratic would be 64 times.
+
+
+def test_dtypes_that_differ_from_name_to_name_are_each_decided_for_itself() -> None:
+    kinds = [torch.float32, torch.float16, torch.bfloat16, torch.float32]
+    state = {f"{number}.weight": torch.ones(1, 1, dtype=kind) for number, kind in enumerate(kinds)}
+    with sdconvert.skeleton():
+        model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in kinds))
+    result = sdconvert.load_into(model, state)
+    assert [parameter.dtype for parameter in model.parameters()] == kinds
+    assert result.cast == ()
+    real = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in kinds))
+    result = sdconvert.load_into(real, state)
+    assert [one.source_dtype for one in result.cast] == ["float16", "bfloat16"]
+    with pytest.raises(MismatchError, match=r"dtype mismatch for 3\.weight"):
+        sdconvert.load_into(real, state | {"3.weight": torch.ones(1, 1, dtype=torch.int64)})

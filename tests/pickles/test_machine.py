@@ -160,6 +160,10 @@ BY_HAND = {
     "BINPUT BINGET": b"I7\nq\x030h\x03.",
     "LONG_BINPUT LONG_BINGET": b"I7\nr\x00\x00\x01\x000j\x00\x00\x01\x00.",
     "memo is a reference": b"]q\x00h\x00\x86h\x00I1\na0.",
+    "memo from 1 on": b"I7\nq\x01I8\nq\x02]q\x03(h\x01h\x02h\x03t.",
+    "memo with a gap, then the next": b"I7\nq\x00I8\nq\x05I9\n\x94(h\x00h\x05h\x02t.",
+    "memo written over": b"I7\nq\x00I8\nq\x01I9\nq\x00p1\n(h\x00h\x01g0\nt.",
+    "PUT after MEMOIZE": b"\x80\x04I7\n\x94I8\nr\x01\x00\x00\x00I9\n\x94(h\x00h\x01j\x02\x00\x00\x00t.",
     "MEMOIZE": b"\x80\x04]\x94h\x00\x86.",
     "BININT": b"J\xff\xff\xff\xff.",
     "BININT1": b"K\xff.",
@@ -236,7 +240,7 @@ def test_build_setitems_and_appends_stay_with_the_object() -> None:
     node = run_bytes(b"cm\nC\n)\x81(K\x01e(K\x02K\x03u}b]b.").root
     assert type(node) is Call
     assert (global_of(node.func), node.args, node.items, node.pairs) == ("m.C", (), [1], [(2, 3)])
-    assert [thaw(state) for state in node.states or ()] == [{}, []]
+    assert [thaw(state) for state in node.states] == [{}, []]
 
 
 def test_newobj_ex_keeps_its_keywords() -> None:

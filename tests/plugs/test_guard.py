@@ -64,6 +64,19 @@ def test_the_action(fail_on: str, code: int, named_files: list[str], repository:
     assert [re.sub("^sdconvert: (.*?): .*", r"\1", line) for line in done.stderr.splitlines()] == named_files
 
 
+def test_a_file_that_is_called_like_an_option_is_a_file(repository: Path, env: dict[str, str]) -> None:
+    name = "--html=page.pt"
+    (repository / "whole.pth").rename(repository / name)
+    subprocess.run(["git", "add", "-A"], cwd=repository, check=True)
+    env |= {"FILES": "*page.pt", "FAIL_ON": "pickle"}
+    done = subprocess.run(["bash", "-c", step(1)["run"]], cwd=repository, env=env, capture_output=True, text=True)
+    assert f"sdconvert: {name}: is a pickle" in done.stderr
+    hook = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())[0]
+    command = [*hook["entry"].split(), *hook["args"], name]
+    done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True)
+    assert f"sdconvert: {name}: is a pickle" in done.stderr
+
+
 def test_the_action_has_nothing_to_say_of_a_repository_without_checkpoints(tmp_path: Path, env: dict[str, str]) -> None:
     subprocess.run(["git", "init", "-q", "empty"], cwd=tmp_path, check=True)
     env |= {"FILES": "*.pt", "FAIL_ON": "pickle"}
@@ -78,10 +91,11 @@ def test_a_hook_looks_at_the_files_that_it_is_given(
     files = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=True).stdout
     fits = [name for name in files.splitlines() if re.search(hooks[hook]["files"], name)]
     assert fits == ["clean.safetensors", "deep/plain one.pt", "whole.pth"]
-    command = [*hooks[hook]["entry"].split(), *fits]
+    start = [*hooks[hook]["entry"].split(), *hooks[hook]["args"]]
+    command = [*start, *fits]
     assert subprocess.run(command, cwd=repository, env=env, capture_output=True).returncode == code
     named(["hidden.pt"], repository)
-    clean = [*hooks[hook]["entry"].split(), "clean.safetensors"]
+    clean = [*start, "clean.safetensors"]
     assert subprocess.run(clean, cwd=repository, env=env, capture_output=True).returncode == 0
 
 

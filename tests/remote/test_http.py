@@ -10,6 +10,7 @@ import pytest
 
 from sdconvert.errors import UnreadableError
 from sdconvert.remote import RemoteSource
+from sdconvert.remote.http import Patience
 from sdconvert.source import read
 from tests.hub_server import Drop, Fault, FileServer, IgnoreRange, LoseReply, Slow, Status, WrongRange
 from tests.remote.opened import opened_file
@@ -61,6 +62,16 @@ def test_trouble_that_does_not_pass(opened: Callable[[], RemoteSource], file_ser
             source._ranges.fetch(7, memoryview(bytearray(10)))
     with pytest.raises(UnreadableError, match="Tried 6 times; try again later"):
         opened()
+
+
+@pytest.mark.parametrize("said", ["\u00b2", "9" * 5000, "-1", "Wed, 21 Oct 2015 07:28:00 GMT", ""])
+def test_a_wish_to_wait_that_is_no_number_of_seconds_is_none(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    Patience().wait(1, said)
+    assert 0.25 <= waited[0] <= 0.5
+    Patience().wait(1, "7")
+    assert waited[1] == 7
 
 
 @pytest.mark.parametrize("fault", [IgnoreRange(), WrongRange()])

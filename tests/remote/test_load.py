@@ -11,6 +11,12 @@ import torch
 from torch import nn
 
 import sdconvert
+from sdconvert.dtypes import BY_NAME
+from sdconvert.load import place
+from sdconvert.load.place import CPU, Placer, Want
+from sdconvert.load.transfer import BlockingLane
+from sdconvert.source import FileSource
+from sdconvert.tensor import Storage, TensorRef, strided
 from tests.hub_server import HubServer
 
 
@@ -75,3 +81,46 @@ def test_a_sharded_repository_with_ties_over_its_shards(here: HubServer, tmp_pat
     found = sdconvert.load("hf://me/model", include="*.weight", exclude="layers.*")
     assert found["head.weight"] is found["embedding.weight"]
     assert torch.equal(found["head.weight"], model.head.weight)
+
+
+class Far:
+    """A file that is far: what is asked of it ahead is noted."""
+
+    far = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = FileSource(path)
+        self.name, self.nbytes = self._file.name, self._file.nbytes
+        self.expected: list[tuple[int, int]] = []
+        self.was_read = False
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        self.was_read = True
+        self._file.readinto(offset, buffer)
+
+    def expect(self, begin: int, end: int, *, checked: bool) -> None:
+        assert not self.was_read, "it is told too late"
+        self.expected.append((begin, end))
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_what_will_be_read_of_a_far_file_is_told_before_it_is(
+    on_host: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it comes in few requests, while a load of that file reads one tensor after the other."""
+    (tmp_path / "data").write_bytes(bytes(range(96)))
+    far = Far(tmp_path / "data")
+    tensors = [filling(Storage(far, at, 16, str(at))) for at in (0, 32, 64)]
+    device = CPU if on_host else torch.device("mps")
+    monkeypatch.setattr(place, "lane_to", lambda device: BlockingLane(CPU))  # Not there, but all the same on the way.
+    wants = [Want(tensors[0], tensors[0].dtype, device), Want(tensors[1], tensors[1].dtype, torch.device("meta"))]
+    wants += [Want(tensors[2], tensors[2].dtype, device), Want(tensors[0], tensors[0].dtype, device)]
+    first, nothing, third, again = Placer("auto", None).place(wants, lambda nbytes: None)
+    assert sorted(far.expected) == [(0, 16), (64, 80)]
+    assert (bytes(first.numpy()), bytes(third.numpy())) == (bytes(range(16)), bytes(range(64, 80)))
+    assert again is first
+    assert nothing.is_meta
+
+
+def filling(storage: Storage) -> TensorRef:
+    return strided(BY_NAME["uint8"], (storage.nbytes,), storage, 0, (1,))

@@ -1,0 +1,1 @@
+"""sdconvert beside what people use today: ``python -m benchmarks.peers``."""
