@@ -1,5 +1,8 @@
 """Get the weights out of any PyTorch checkpoint, safely, and put them where they are wanted."""
 
+from . import starting as _starting  # noqa: F401 - before all that takes time
+
+# isort: split
 from .checkpoint import Candidate, Skipped, StateDict
 from .convert import convert
 from .errors import ChoiceError, MismatchError, OutputError, SdconvertError, UnreadableError, UnsupportedError

@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def main() -> int:
-    """Run the command line. An interrupt while its modules are imported, or after its work is done, is none."""
+    """Run the command line. An interrupt after its work is done is none; for one while it begins see `starting`."""
     try:
         from .cli import main as run
 

@@ -46,7 +46,11 @@ class Limits:
     """What one compressed record or gzip stream may unpack to."""
 
     header_bytes: int = 100_000_000
-    """A safetensors header; the reference reader's own cap."""
+    """A safetensors header, or an index; the reference reader's own cap."""
+
+    json_bytes: int = 192 << 20
+    """Memory that a JSON document may take: an index of half a million tensors. Of a safetensors header, however
+    many tensors it has, one value may take a third of it, such as metadata of 20 MB."""
 
     scattered_reads: int = 2_000_000
     """Reads of less than 16 bytes that one tensor may take. Its strides can spread single elements over

@@ -17,7 +17,8 @@ from .checkpoint import Dict, EncodedTensor, Encoding, TensorRef, Value
 from .dtypes import BY_NAME
 from .encodings import Fact, check, encoded, plain_recipe
 from .errors import UnreadableError, UnsupportedError, within
-from .limits import Limits
+from .limits import DEFAULT_LIMITS, Limits
+from .strict_json import parse_text
 from .tensor import contiguous_strides, strided
 
 KEY = "sdconvert.encoded"
@@ -135,13 +136,8 @@ def with_recipes(tensors: dict[str, Value], node: Value) -> dict[str, Value]:
 def _parsed(text: str, tensors: Mapping[str, Value]) -> dict[str, Any]:
     if len(text) > _longest(tensors):
         raise UnreadableError(f"{len(text)} characters are too many for {len(tensors)} tensors. The file is hostile")
-    try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnreadableError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"it is not JSON: {str(error)[:100]}. The file is damaged") from None
-    if type(document) is not dict or type(document.get("version")) is not int:
+    document = parse_text(text, "text", DEFAULT_LIMITS.json_bytes)
+    if type(document.get("version")) is not int:
         raise UnreadableError("it is not a JSON object with a version. The file is damaged")
     if document["version"] != _VERSION:
         raise UnsupportedError(f"version {document['version']!r:.20} is not one that this reader knows")
@@ -153,17 +149,6 @@ def _parsed(text: str, tensors: Mapping[str, Value]) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise UnreadableError("a name in it has half of a surrogate pair, which is no text. It is damaged") from None
     return listed
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise UnreadableError("a name is there twice. Readers differ in which one they take")
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise UnreadableError(f"{name} is not JSON. The file is damaged")
 
 
 def _reinterpreted(

@@ -15,16 +15,16 @@ PACKAGE = Path(sdconvert.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import what stands before it, and its own row.
 ROWS = [
-    "errors limits dtypes crc32 shardnames",
+    "starting errors limits dtypes crc32 shardnames",
     "source tensor folder",
-    "inflated late gather progress notebook",
+    "inflated late gather progress notebook strict_json",
     "remote.tokens remote.proof remote.blocks remote.http remote.hub remote.hub_folder remote.files remote",
     "pickles.nodes pickles.window pickles.stack pickles.opcodes pickles.machine",
     "checkpoint",
     "encodings recipes",
     "pickles pickles.resolver pickles.arrays pickles.encoded pickles.quantized pickles.subclasses "
     "pickles.rebuild pickles.known pickles.modules pickles.compose",
-    "formats.strict_json formats.parallel formats.weight_files formats.boxes",
+    "formats.parallel formats.weight_files formats.boxes",
     "formats.zipfields formats.zipdir formats.tardir formats.storages formats.protocol formats.torch_archive",
     "formats.json_record formats.archive formats.torchscript formats.torchscript_legacy formats.torch_export",
     "formats.torch_package formats.dcp_metadata formats.zero",

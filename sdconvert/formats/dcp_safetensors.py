@@ -9,7 +9,6 @@ where its farthest part does. Sources: ``hf_storage.py``, ``filesystem.py`` and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
@@ -17,6 +16,7 @@ from ..checkpoint import Checkpoint, Dict, TensorRef
 from ..errors import UnreadableError, within
 from ..limits import Limits
 from ..source import Folder
+from ..strict_json import parse_text
 from ..tensor import Shape, check_numbers
 from .boxes import Box, assemble
 from .protocol import Nested
@@ -38,7 +38,7 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
         if shard:
             ranks.add(int(shard[1]))
             with within(file):
-                _collect(nested(folder.open(file)), parts)
+                _collect(nested(folder.open(file)), parts, limits.json_bytes)
     root = Dict(attributes=Dict([("_metadata", Dict())]))  # All of it is what one state dict held.
     for name, boxes in parts.items():
         with within(name):
@@ -53,27 +53,21 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
     return Checkpoint(NAME, root, warnings=tuple(warnings))
 
 
-def _collect(inside: Checkpoint, parts: dict[str, list[Box]]) -> None:
+def _collect(inside: Checkpoint, parts: dict[str, list[Box]], most: int) -> None:
     """Add what one file holds to the parts of each tensor."""
     info = inside.metadata.get(_INFO)
     if info is None or type(inside.root) is not Dict:
         raise UnreadableError(f"its metadata has no {_INFO}: nothing says which parts of tensors it holds")
-    offsets = _offsets(info)
+    offsets = _offsets(info, most)
     for name, tensor in inside.root.pairs:
         if type(tensor) is not TensorRef or name not in offsets:
             raise UnreadableError(f"{name}: {_INFO} does not say which part of it this is. The file is damaged")
         parts.setdefault(name, []).append(Box(offsets[name], tensor))
 
 
-def _offsets(text: str) -> Mapping[str, Shape]:
-    try:
-        info = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UnreadableError(f"its {_INFO} is not JSON. The file is damaged") from None
-    if type(info) is not dict:
-        raise UnreadableError(f"its {_INFO} is not an object. The file is damaged")
+def _offsets(text: str, most: int) -> Mapping[str, Shape]:
     found: dict[str, Shape] = {}
-    for name, about in info.items():
+    for name, about in parse_text(text, _INFO, most).items():
         saved = about.get("saved_offsets") if type(about) is dict else None
         if type(saved) is not list:
             raise UnreadableError(f"{name}: its saved_offsets are not a list. The file is damaged")

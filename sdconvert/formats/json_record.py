@@ -7,8 +7,7 @@ from typing import Any
 from ..errors import UnreadableError, within
 from ..inflated import credit
 from ..limits import Limits
-from ..source import read as read_bytes
-from .strict_json import parse
+from ..strict_json import parse
 from .torch_archive import check_crc
 from .zipdir import ZipDirectory
 
@@ -22,4 +21,4 @@ def read_json(directory: ZipDirectory, name: str, limits: Limits) -> dict[str, A
         if storage.nbytes > min(limits.header_bytes, credit(storage.source)):
             raise UnreadableError(f"{storage.nbytes} bytes of JSON are too many (Limits.header_bytes)")
         check_crc(storage)
-        return parse(read_bytes(storage.source, storage.offset, storage.nbytes), "text")
+        return parse(storage.source, storage.offset, storage.nbytes, "text", limits.json_bytes)

@@ -1,12 +1,14 @@
 """safetensors: an 8-byte length, a JSON header, the tensors' bytes.
 
-Held to all that the reference reader checks (``safetensors/src/tensor.rs``: the ranges
-tile the data without hole, overlap or tail), and to one thing more: no name twice, which
-it lets pass.
+Held to all that the reference reader checks (``safetensors/src/tensor.rs`` and serde: the ranges
+tile the data without hole, overlap or tail), and to more: no name twice, no more dimensions than
+torch has, fields by name and not by position, which it lets pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isinf
 from typing import Any, NamedTuple
 
 from ..checkpoint import Checkpoint, Dict
@@ -17,13 +19,14 @@ from ..limits import Limits
 from ..recipes import KEY, restored
 from ..source import Source
 from ..source import read as read_bytes
+from ..strict_json import members
 from ..tensor import Piece, Shape, Storage, TensorRef, check_numbers, contiguous_strides, numel
 from .protocol import Nested
-from .strict_json import parse
 
 NAME = "safetensors"
 _INT = frozenset({int})
 _NUMBERS = "a size or an offset is not a whole number of 0 or more"
+_DEPTH = 126  # serde_json stops at 128; a header is an object of objects.
 
 
 def sniff(head: bytes, source: Source) -> bool:
@@ -35,22 +38,24 @@ def sniff(head: bytes, source: Source) -> bool:
 
 
 def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
-    header, start = _header(source, limits)
-    metadata = header.pop("__metadata__", None)
-    if metadata is None:
-        metadata = {}
-    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
-        raise UnreadableError("header: __metadata__ does not map names to strings. The file is damaged")
-    try:
-        "".join([*header, *metadata, *metadata.values()]).encode()
-    except UnicodeEncodeError:
-        raise UnreadableError("header: a name has half of a surrogate pair, which is no text. It is damaged") from None
+    size = _header_bytes(source, limits)
+    start = 8 + size
+    metadata: dict[str, str] | None = None
     tensors: dict[str, TensorRef] = {}
     ranges: list[tuple[int, int, str]] = []
     layouts: dict[tuple[object, ...], _Layout] = {}
-    for name, info in header.items():
+    for name, info in members(source, 8, size, "header", limits.json_bytes // 3):
+        if name in tensors or (name == "__metadata__" and metadata is not None):
+            raise UnreadableError("header: a name is there twice. Readers differ in which one they take")
+        if name == "__metadata__":
+            metadata = _metadata(info)
+            continue
+        _check_text((name,))
         begin, end, tensors[name] = _tensor(source, start, name, info, layouts)
         ranges.append((begin, end, name))
+        if len(tensors) > limits.tensors:
+            raise UnreadableError(f"header: it has more than {limits.tensors} tensors (Limits.tensors)")
+    metadata = metadata or {}
     expected = 0
     for begin, end, name in sorted(ranges):
         if begin != expected:
@@ -71,11 +76,32 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     return Checkpoint(NAME, root, metadata=rest)
 
 
-def _header(source: Source, limits: Limits) -> tuple[dict[str, Any], int]:
+def _header_bytes(source: Source, limits: Limits) -> int:
     size = int.from_bytes(read_bytes(source, 0, 8), "little")
-    if size > min(limits.header_bytes, credit(source), source.nbytes - 8):
+    if limits.header_bytes < size <= source.nbytes - 8:
+        raise UnreadableError(f"its header has {size} bytes, more than {limits.header_bytes} (Limits.header_bytes)")
+    if size > min(credit(source), source.nbytes - 8):
         raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
-    return parse(read_bytes(source, 8, size), "header"), 8 + size
+    return size
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if type(value) is not dict or not all(type(one) is str for one in value.values()):
+        raise UnreadableError("header: __metadata__ does not map names to strings. The file is damaged")
+    _check_text((*value, *value.values()))
+    return value
+
+
+def _check_text(texts: Iterable[str]) -> None:
+    """UnreadableError unless all can be written as UTF-8."""
+    try:
+        for text in texts:
+            if not text.isascii():
+                text.encode()
+    except UnicodeEncodeError:
+        raise UnreadableError("header: a name has half of a surrogate pair, which is no text. It is damaged") from None
 
 
 class _Layout(NamedTuple):
@@ -99,6 +125,8 @@ def _tensor(
     # Before anything is looked up: True is equal to 1, and no size.
     if not _INT.issuperset(map(type, (*sizes, begin, end))) or begin < 0 or end >> 63:
         raise _wrong(name, _NUMBERS)
+    if len(info) > 3:
+        _check_unknown(info)
     key = (code, *sizes)
     layout = layouts.get(key)
     if layout is None:
@@ -122,8 +150,35 @@ def _layout(name: str, code: str, sizes: list[int]) -> _Layout:
         sizes = [*sizes[:-1], sizes[-1] // dtype.packed]
     shape = tuple(sizes)
     check_numbers(shape, len(shape))
+    if 0 in shape:  # The reference multiplies in this order, in 64 bits.
+        whole = 1
+        for size in shape:
+            whole *= size
+            if whole >> 64:
+                raise _wrong(name, "its dimensions multiply to more than 64 bits hold")
     return _Layout(dtype, shape, contiguous_strides(shape), numel(shape) * dtype.itemsize)
 
 
 def _wrong(name: str, what: str) -> UnreadableError:
     return UnreadableError(f"header: {name}: {what}. The file is damaged")
+
+
+def _check_unknown(info: dict[str, Any]) -> None:
+    """UnreadableError if a field that nobody knows holds what the reference's parser of JSON stops at."""
+    level: list[Any] = [info]
+    for _ in range(_DEPTH):
+        texts = [value for value in level if type(value) is str]
+        below: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                texts += value
+                below += value.values()
+            elif type(value) is list:
+                below += value
+            elif (type(value) is float and isinf(value)) or (type(value) is int and abs(value) >> 1023):
+                raise UnreadableError("header: it has a number that is too large for JSON's readers. It is damaged")
+        _check_text(texts)
+        level = below
+        if not level:
+            return
+    raise UnreadableError(f"header: it nests more than {_DEPTH} levels. The file is damaged")

@@ -18,10 +18,9 @@ from ..limits import Limits
 from ..recipes import part_name, with_recipes
 from ..shardnames import ShardName, as_index, as_shard, is_plain
 from ..source import Folder
-from ..source import read as read_bytes
+from ..strict_json import parse
 from ..tensor import Storage
 from .protocol import Nested
-from .strict_json import parse
 
 NAME = "sharded"
 _SHOWN = 5
@@ -78,7 +77,7 @@ def _index(folder: Folder, limits: Limits) -> _Index:
         source = folder.open(folder.entry)
         if source.nbytes > limits.header_bytes:
             raise UnreadableError(f"has {source.nbytes} bytes, more than Limits.header_bytes")
-        content = parse(read_bytes(source, 0, source.nbytes), "content")
+        content = parse(source, 0, source.nbytes, "content", limits.json_bytes)
         weight_map, metadata = content.get("weight_map"), content.get("metadata")
         if type(weight_map) is not dict or not weight_map:
             raise UnreadableError("has no weight_map that says which tensor is in which file. It is no index of shards")

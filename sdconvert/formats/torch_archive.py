@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..checkpoint import Checkpoint, Value
 from ..crc32 import crc32
+from ..dtypes import DType
 from ..errors import UnreadableError, within
 from ..limits import Limits
 from ..pickles.machine import Pickled, run
@@ -23,12 +24,14 @@ _STEP = 1 << 18
 _ZIP = b"PK\x03\x04"
 
 
-def read_archive(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> Checkpoint:
-    """The object in ``data.pkl`` below the folder `root` (with its slash)."""
+def read_archive(
+    directory: ZipDirectory, root: str, nested: Nested, limits: Limits, *, one_dtype: bool = True
+) -> Checkpoint:
+    """The object in ``data.pkl`` below the folder `root` (with its slash). `one_dtype` is `ArchiveStorages`'."""
     warnings = []
     if not directory.checksums:
         warnings.append("the file has no checksums (CRC 0 everywhere), so its bytes could not be checked against them")
-    storages = ArchiveStorages(directory, root)
+    storages = ArchiveStorages(directory, root, one_dtype=one_dtype)
     tree, sources, pickled = read_pickle(directory, f"{root}data.pkl", storages.load, nested, limits)
     return Checkpoint("torch-zip", tree, pickled.globals, _made_by(directory, root), tuple(warnings), sources=sources)
 
@@ -101,9 +104,16 @@ def byte_order(directory: ZipDirectory, root: str) -> str:
 
 
 class ArchiveStorages:
-    """Storages by key, made on first use and the same object ever after."""
+    """Storages by key, made on first use and the same object ever after.
 
-    def __init__(self, directory: ZipDirectory, root: str, *, folder: str = "data/", ending: str = "") -> None:
+    With `one_dtype`, a key that is announced as two dtypes is an error: torch.save refuses to write it, and
+    torch.load takes the first dtype for both. TorchScript writes such views, and reads each as its own.
+    """
+
+    def __init__(
+        self, directory: ZipDirectory, root: str, *, folder: str = "data/", ending: str = "", one_dtype: bool = False
+    ) -> None:
+        self.dtypes: dict[str, DType | None] | None = {} if one_dtype else None
         self.directory, self.prefix, self.ending = directory, f"{root}{folder}", ending
         self.big_endian = byte_order(directory, root) == "big"
         self.known: dict[str, Storage] = {}
@@ -120,5 +130,9 @@ class ArchiveStorages:
         if storage.nbytes != found.nbytes:
             raise UnreadableError(
                 f"storage {key} is announced with {found.nbytes} bytes and has {storage.nbytes}. The file is damaged"
+            )
+        if self.dtypes is not None and self.dtypes.setdefault(key, found.dtype) is not found.dtype:
+            raise UnreadableError(
+                f"storage {key} is announced as two dtypes, of which readers take either. It is damaged"
             )
         return found.typed(storage)

@@ -66,6 +66,8 @@ class _Storages:
                 first = announced.setdefault(str(found.key), found)
                 if first.nbytes != found.nbytes or first.itemsize != found.itemsize:
                     raise UnreadableError(f"storage {found.key} is announced in two sizes. The file is damaged")
+                if first.dtype is not found.dtype:  # torch.save refuses to write it, torch.load takes the first.
+                    raise UnreadableError(f"storage {found.key} is announced as two dtypes. The file is damaged")
         self.known: dict[str, Storage] = {}
         for key in keys:
             if key in self.known:

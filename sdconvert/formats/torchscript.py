@@ -56,7 +56,7 @@ def read(directory: ZipDirectory, root: str, nested: Nested, limits: Limits) -> 
     A module that was frozen (``torch.jit.freeze``, ``optimize_for_mobile``) has no names any more: all
     that it has are constants. Quantized modules pack their weights into objects of C++ classes.
     """
-    checkpoint = read_archive(directory, root, nested, limits)
+    checkpoint = read_archive(directory, root, nested, limits, one_dtype=False)
     classes = _Classes(directory, root)
     tree, states = _as_modules(checkpoint.root, classes)
     values, globals_ = _constants(directory, root, nested, limits)

@@ -390,7 +390,7 @@ def test_safetensors_shards_say_where_their_parts_belong(tmp_path: Path) -> None
     for wrong, message in (
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ([], "not an object"),
+        ([], "not a JSON object"),
         ({}, "does not say which part"),
         ({"a.weight": {}}, "not a list"),
         ({"a.weight": {"saved_offsets": [-2, 0]}}, "not a whole number"),

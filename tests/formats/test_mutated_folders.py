@@ -5,7 +5,6 @@ The folder is in memory: a layout asks only what `Folder` promises.
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import warnings
@@ -17,43 +16,18 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from sdconvert.errors import SdconvertError, UnreadableError
+from sdconvert.errors import SdconvertError
 from sdconvert.extract import extract
 from sdconvert.formats import read_folder
 from sdconvert.gather import SCRATCH, fill
 from sdconvert.limits import DEFAULT_LIMITS
 from sdconvert.plan import make_plan
-from sdconvert.source import MemorySource, Source
+from tests.fuzz.framing import MemoryFolder
 from tests.fuzz.mutate import fuzz
 
 from .deepspeed_files import Model, write
 
 LIMITS = replace(DEFAULT_LIMITS, pickle_bytes=1 << 20, text_bytes=1 << 20, inflate_bytes=1 << 20, tensors=10_000)
-
-
-class MemoryFolder:
-    """Files by name."""
-
-    name, stem, entry = "folder", Path("folder"), ""
-
-    def __init__(self, data: Mapping[str, bytes]) -> None:
-        self.sources = {name: MemorySource(content, name) for name, content in sorted(data.items())}
-        self.files = {name: source.nbytes for name, source in self.sources.items()}
-        self.nbytes = sum(self.files.values())
-
-    def open(self, name: str) -> Source:
-        if name not in self.sources:
-            raise UnreadableError(f"{name}: is not there")
-        return self.sources[name]
-
-    def check_unchanged(self) -> None:
-        """It cannot change."""
-
-    def is_same_file(self, other: os.stat_result) -> bool:
-        return False
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 def through(data: Mapping[str, bytes]) -> bool:

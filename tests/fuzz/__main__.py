@@ -35,13 +35,14 @@ def main() -> int:
         return _each(args)
     (target,) = args.target
     if args.engine == "python":
-        from . import corpus, mutate
+        from . import mutate
         from .targets import TARGETS
 
+        with tempfile.TemporaryDirectory() as folder:
+            _write_seeds(target, folder)
+            seeds = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
         began = time.monotonic()
-        done = mutate.fuzz(
-            TARGETS[target], corpus.seeds(target), seed=args.seed, runs=args.runs, seconds=args.seconds or 1e9
-        )
+        done = mutate.fuzz(TARGETS[target], seeds, seed=args.seed, runs=args.runs, seconds=args.seconds or 1e9)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         print(f"{target}: {done} inputs in {time.monotonic() - began:.0f} s, {memory} MB, no crash")
         return 0
@@ -51,13 +52,13 @@ def main() -> int:
     with atheris.instrument_imports(include=["sdconvert"]):
         from .targets import TARGETS
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: what building takes would count as memory of the target.
-        subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", target, folder], cwd=ROOT, check=True)
+        _write_seeds(target, folder)
+        largest = max(path.stat().st_size for path in Path(folder).iterdir())
         limits = [
             f"-runs={args.runs}",
             "-timeout=120",  # By the clock, for what Python cannot interrupt; `timed` counts what it computes.
             "-rss_limit_mb=512",
-            "-max_len=8192",
+            f"-max_len={max(8192, 2 * largest)}",
             f"-seed={args.seed}",
             "-print_final_stats=1",
         ]
@@ -66,6 +67,11 @@ def main() -> int:
         atheris.Setup([sys.argv[0], *limits, folder], timed(TARGETS[target]))
         atheris.Fuzz()
     return 0
+
+
+def _write_seeds(target: str, folder: str) -> None:
+    """In a process of its own: what building takes would count as memory of the target."""
+    subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", target, folder], cwd=ROOT, check=True)
 
 
 def _each(args: argparse.Namespace) -> int:

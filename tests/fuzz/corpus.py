@@ -9,10 +9,20 @@ from pathlib import Path
 
 from ..hostile import cases
 from ..hostile.pickling import pickled
+from . import layouts
 
 _LARGEST = 6000
 # Large, and slow to build.
-_BOMBS = ("bomb-unpacked", "bomb-gone-gzip", "bomb-deflated", "growth", "share", "script-classes", "script-spaces")
+_BOMBS = (
+    "bomb-unpacked",
+    "bomb-gone-gzip",
+    "bomb-deflated",
+    "growth",
+    "share",
+    "script-classes",
+    "script-spaces",
+    "json-bomb",
+)
 # The seeds of targets that are not a container of their own, by the beginnings of cases' names.
 BY_NAME: Mapping[str, tuple[str, ...]] = {
     "machine": ("exec", "malformed", "storage", "name", "bomb"),
@@ -29,7 +39,9 @@ def _small() -> tuple[tuple[str, bytes], ...]:
 
 def seeds(target: str) -> list[bytes]:
     """The seed files of a target, without repetitions, the smallest first."""
-    if target not in BY_NAME:
+    if target in layouts.LAYOUTS:
+        found = set(layouts.seeds(target))
+    elif target not in BY_NAME:
         found = set(_recognised(target))
     else:
         found = {data for name, data in _small() if name.startswith(BY_NAME[target])}

@@ -70,6 +70,9 @@ def repaired(data: bytes) -> bytes:
         start = at + 30 + name_size + extra_size
         ends = [end for end in (data.find(b"PK\3\4", start), data.find(b"PK\1\2", start)) if end >= 0]
         payload, name = data[start : min(ends, default=len(data))], data[at + 30 : at + 30 + name_size]
+        for size in (16, 24):  # A descriptor, as torch writes them, belongs to the header and not to the data.
+            if payload[-size:].startswith(b"PK\7\x08"):
+                payload = payload[:-size]
         fields = (0, 0, 0, 0, zlib.crc32(payload), len(payload), len(payload), len(name))
         entries.append(struct.pack("<4s6H3I5H2I", b"PK\1\2", 0, 20, *fields, 0, 0, 0, 0, 0, len(out)) + name)
         out += struct.pack("<4s5H3I2H", b"PK\3\4", 20, *fields, 0) + name + payload

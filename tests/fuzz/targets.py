@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -16,9 +18,13 @@ from sdconvert.limits import DEFAULT_LIMITS
 from sdconvert.pickles.machine import run
 from sdconvert.pickles.rebuild import resolve
 from sdconvert.plan import make_plan
+from sdconvert.shardnames import as_index, as_shard
 from sdconvert.source import MemorySource
 from sdconvert.tensor import Storage
 from sdconvert.writers import safetensors as writer
+
+from ..hostile.zips import Archive, Member
+from .framing import MemoryFolder, unpack
 
 # A fuzzer is to find what is wrong, not to wait for what is allowed: smaller caps, the same code.
 LIMITS = replace(DEFAULT_LIMITS, pickle_bytes=1 << 20, text_bytes=1 << 20, inflate_bytes=1 << 20, tensors=10_000)
@@ -59,6 +65,31 @@ def _container(module: formats.Format) -> Target:
     return target
 
 
+def _folder(data: bytes) -> None:
+    files = unpack(data)
+    entry = next((name for name in files if as_index(name) or as_shard(name)), "")
+    try:
+        _through(formats.read_folder(MemoryFolder(files, entry), limits=LIMITS))
+    except SdconvertError as error:
+        _is_fine(error)
+
+
+def _records(data: bytes) -> None:
+    """The files as records of a zip that is sound."""
+    whole(Archive([Member(name, content) for name, content in unpack(data).items()]).build())
+
+
+def _tar(data: bytes) -> None:
+    """The files as members of a tar that is sound."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as file:
+        for name, content in unpack(data).items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            file.addfile(about, io.BytesIO(content))
+    whole(stream.getvalue())
+
+
 def whole(data: bytes) -> None:
     """Everything: the format that recognises it, which weights, the plan, the header of the output, the bytes."""
     try:
@@ -91,4 +122,7 @@ TARGETS: Mapping[str, Target] = {
     **{module.NAME: _container(module) for module in formats.FORMATS},
     "torchscript": _container(torch_zip),
     "whole": whole,
+    **dict.fromkeys(("dcp", "sharded", "deepspeed"), _folder),
+    **dict.fromkeys(("torch-export", "torch-package", "torchscript-legacy", "zip-around"), _records),
+    "tar-around": _tar,
 }

@@ -8,6 +8,7 @@ from . import (
     execution,
     growth,
     indexes,
+    json_bombs,
     malformed,
     naming,
     safetensors_files,
@@ -25,7 +26,7 @@ CLASSES: dict[str, tuple[Case, ...]] = {
     "storage lies": tuple(storages.CASES),
     "zip lies": tuple(zip_lies.CASES),
     "wrong containers": (*containers.CASES, *scripts.CASES),
-    "safetensors input": tuple(safetensors_files.CASES),
+    "safetensors input": (*safetensors_files.CASES, *json_bombs.CASES),
     "index files": tuple(indexes.CASES),
     "names": tuple(naming.CASES),
 }

@@ -235,9 +235,6 @@ CASES: list[Case] = [
                     )
                 )
             ),
-            "two-dtypes": lambda: torch_zip(
-                dict_of(("w", tensor()), ("v", tensor((2,), kind="torch.DoubleStorage", numel=2)))
-            ),
             "quantized": lambda: one(kind="torch.QInt8Storage", numel=16),
             "int-key": lambda: one(key=0),
             "cuda-class": lambda: one(kind="torch.cuda.FloatStorage"),
@@ -246,6 +243,19 @@ CASES: list[Case] = [
             "list-size": lambda: one(size=list_of(4), stride=list_of(1)),
             "byteorder-newline": lambda: _byteorder(b"little\n"),
         },
+    ),
+    *rejects(
+        "storage-dtypes",
+        {
+            "two": lambda: torch_zip(
+                dict_of(("w", tensor()), ("v", tensor((2,), kind="torch.DoubleStorage", numel=2)))
+            ),
+            "two-of-one-size": lambda: torch_zip(dict_of(("w", tensor()), ("v", tensor(kind="torch.IntStorage")))),
+            "untyped-too": lambda: torch_zip(
+                dict_of(("w", tensor()), ("v", storage(kind="torch.storage.UntypedStorage", numel=16)))
+            ),
+        },
+        says="two dtypes",
     ),
     *rejects(
         "storage-legacy",
@@ -263,6 +273,9 @@ CASES: list[Case] = [
             "keys-int": lambda: legacy(keys=pickled(list_of(0))),
             "keys-dict": lambda: legacy(keys=pickled(dict_of(("0", 0)))),
             "keys-none": lambda: legacy(keys=pickled(NONE)),
+            "two-dtypes-of-one-size": lambda: stream(
+                dict_of(("w", tensor(of=old_storage())), ("v", tensor(of=old_storage(kind="torch.IntStorage"))))
+            ),
             "two-sizes": lambda: stream(
                 dict_of(("w", tensor(of=old_storage())), ("v", tensor((2,), of=old_storage(numel=2))))
             ),
