@@ -235,7 +235,7 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.mark.parametrize("way", WAYS)
 def test_what_was_done_without_a_word_is_found_done(way: str, out: str, tmp_path: Path) -> None:
     """As when the driver is killed between the end of a job and the line that says so."""
-    job = Job(checkpoint(tmp_path / "model.pt"), f"{out}/model.safetensors", WAYS[way])
+    job = Job(checkpoint(tmp_path / "model.pt"), f"{out}/model.{WAYS[way].format or 'safetensors'}", WAYS[way])
     with ThreadPoolExecutor(2) as executor:
         first = convert_many([job], executor=executor, manifest=tmp_path / "manifest")
         before = files(tmp_path / "out")
@@ -253,10 +253,12 @@ def test_what_was_done_without_a_word_is_found_done(way: str, out: str, tmp_path
 def test_what_another_job_left_is_not_touched(way: str, out: str, tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model.pt")
     with ThreadPoolExecutor(2) as executor:
-        convert_many([Job(source, f"{out}/model.safetensors", WAYS[way])], executor=executor)
+        convert_many([Job(source, f"{out}/model.{WAYS[way].format or 'safetensors'}", WAYS[way])], executor=executor)
         before = files(tmp_path / "out")
         checkpoint(tmp_path / "model.pt", seed=1)
-        again = convert_many([Job(source, f"{out}/model.safetensors", WAYS[way])], executor=executor)
+        again = convert_many(
+            [Job(source, f"{out}/model.{WAYS[way].format or 'safetensors'}", WAYS[way])], executor=executor
+        )
     assert (again.done, again.there, again.failed) == (0, 0, 1)
     assert "exists already" in again.failures[0].error
     assert files(tmp_path / "out") == before

@@ -149,7 +149,7 @@ class TestOnesOwnRepository:
 
     def test_the_flags_of_a_conversion(self, here: HubServer, push: Push, tmp_path: Path) -> None:
         weights = {"module.a": torch.randn(5), "module.b": torch.randn(5)}
-        source = save(tmp_path / "a.pt", {"gen": weights, "dis": dict(weights)})
+        source = save(tmp_path / "a.pt", {"gen": weights, "dis": {name: -tensor for name, tensor in weights.items()}})
         with pytest.raises(ChoiceError, match="--key gen"):
             push(source, "me/model")
         assert "me/model" not in here.store.repos
