@@ -90,7 +90,7 @@ def written(
                 ]
                 stream.check_storages(_together([one.read for one in copied]), storages, threads=threads)
             with progress("verifying", total if verify else 0) as update:
-                for file, output, done in zip(files, outputs, copied, strict=True):
+                for file, output, done in reversed(list(zip(files, outputs, copied, strict=True))):
                     if verify:
                         stream.read_back(done.chunks, file.fd, threads=threads, progress=update)
                     if os.fstat(file.fd).st_size != output.layout.nbytes:

@@ -267,7 +267,11 @@ def _crc_range(storage: Storage, begin: int, end: int, crc: int, buffer: memoryv
 
 
 def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Progress) -> None:
-    """OutputError if the file `fd` does not hold what was meant to be written."""
+    """OutputError if the file `fd` does not hold what was meant to be written.
+
+    From its end on: what was written last is what the page cache still has of a file larger than memory. Begun at the
+    start, each part would push out the next, and all would come from the disk.
+    """
 
     def work(chunk: Chunk, buffer: memoryview, scratch: memoryview) -> int:
         done = crc = 0
@@ -284,7 +288,7 @@ def read_back(chunks: list[Chunk], fd: int, *, threads: int | None, progress: Pr
             )
         return done
 
-    in_threads(work, iter(chunks), sum(chunk.nbytes for chunk in chunks), threads, progress)
+    in_threads(work, iter(sorted(chunks, reverse=True)), sum(chunk.nbytes for chunk in chunks), threads, progress)
 
 
 def write(fd: int, data: memoryview | bytes, at: int) -> None:
@@ -304,10 +308,7 @@ def in_threads(
     *,
     buffer_bytes: int = CHUNK,
 ) -> None:
-    """`work(item, buffer, scratch)` for every item, by a few threads; the first error ends all and is raised.
-
-    Each thread has a buffer of `buffer_bytes`.
-    """
+    """`work(item, buffer, scratch)` for all items, by threads with buffers of `buffer_bytes`; the first error ends it."""
     lock = threading.Lock()
     failures: list[BaseException] = []
 
