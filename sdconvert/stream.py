@@ -308,7 +308,7 @@ def in_threads(
     *,
     buffer_bytes: int = CHUNK,
 ) -> None:
-    """`work(item, buffer, scratch)` for all items, by threads with buffers of `buffer_bytes`; the first error ends it."""
+    """`work(item, buffer, scratch)` for each item, by threads with buffers of `buffer_bytes`; an error ends all."""
     lock = threading.Lock()
     failures: list[BaseException] = []
 
