@@ -76,8 +76,10 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output(output: argparse._ArgumentGroup) -> None:
-    """What the files are like, and what may be spent on them."""
+def add_output(
+    output: argparse._ArgumentGroup, *, threads: str = "copy with N threads (default: by processors)"
+) -> None:
+    """What the files are like, and what may be spent on them; `threads` is the help of that flag."""
     output.add_argument(
         "--dtype", metavar="T", help="cast floating-point tensors, to bfloat16 for example; needs torch"
     )
@@ -90,7 +92,7 @@ def add_output(output: argparse._ArgumentGroup) -> None:
         "--dequantize", action="store_true", help="write torch's quantized tensors as float32; needs torch"
     )
     output.add_argument("--densify", action="store_true", help="write sparse tensors with all their zeros; needs torch")
-    output.add_argument("--threads", metavar="N", type=positive, help="copy with N threads (default: by processors)")
+    output.add_argument("--threads", metavar="N", type=positive, help=threads)
     add_limits(output)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint, Dict, EncodedTensor, Global, Skipped, TensorRef, Value
-from ..errors import UnreadableError, within
+from ..errors import UnreadableError, listed, within
 from ..limits import Limits
 from ..recipes import part_name, with_recipes
 from ..shardnames import ShardName, as_index, as_shard, is_plain
@@ -23,7 +23,7 @@ from ..tensor import Storage
 from .protocol import Nested
 
 NAME = "sharded"
-_SHOWN = 5
+_SHOWN, _LONGEST = 5, 100
 _RESERVED = ("format", "total_size")
 
 
@@ -38,7 +38,8 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
     lost = [name for name in files if name not in folder.files]
     if lost:
         raise UnreadableError(
-            f"{len(lost)} of {len(files)} shards are missing: {_listed(lost)}. Download or copy them again"
+            f"{len(lost)} of {len(files)} shards are missing: {listed(lost, _SHOWN, _LONGEST)}. "
+            "Download or copy them again"
         )
     merged = _Merged()
     for number, name in enumerate(files):
@@ -184,16 +185,20 @@ class _Merged:
         lost = [name for name in weight_map if name not in tensors]
         if lost:
             raise UnreadableError(
-                f"the index has tensors that are in none of its shards: {_listed(lost)}. "
+                f"the index has tensors that are in none of its shards: {listed(lost, _SHOWN, _LONGEST)}. "
                 f"{weight_map[lost[0]]} is not the file that it was made for"
             )
         tied = {id(tensors[name]) for name in weight_map}
         extra = [name for name in home if name not in weight_map and id(tensors[name]) not in tied]
         if extra:
-            self.warnings.append(f"the shards have tensors that are not in the index: {_listed(extra)}")
+            self.warnings.append(
+                f"the shards have tensors that are not in the index: {listed(extra, _SHOWN, _LONGEST)}"
+            )
         moved = [name for name, file in weight_map.items() if home.get(name, file) != file]
         if moved:
-            self.warnings.append(f"the index has tensors in other shards than they are in: {_listed(moved)}")
+            self.warnings.append(
+                f"the index has tensors in other shards than they are in: {listed(moved, _SHOWN, _LONGEST)}"
+            )
 
 
 def _storages(value: Value) -> Iterator[Storage]:
@@ -206,11 +211,6 @@ def _storages(value: Value) -> Iterator[Storage]:
         yield from (piece.storage for piece in tensor.pieces)
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(_shown, names[:_SHOWN])) + more
-
-
 def _shown(value: Any) -> str:
     text = str(value) if type(value) is str else repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -111,16 +111,12 @@ def offered(
     `judge` says whether one of several state dicts fits, where no `key` says which one is meant; if exactly
     one does, it is taken. ChoiceError when none or several do.
     """
-    names = Names(include=_patterns(include), exclude=_patterns(exclude))
+    names = Names(include=include or (), exclude=exclude or ())
     if isinstance(source, Mapping):
         yield _in_memory(source, names)
         return
     with open_checkpoint(source, limits=limits) as opened:
         yield _chosen(opened, key, names, judge)
-
-
-def _patterns(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns or ())
 
 
 def _chosen(opened: OpenCheckpoint, key: str | None, names: Names, judge: Callable[[Source], bool] | None) -> Source:

@@ -68,11 +68,11 @@ def for_path(path: Path, name: str | None = None) -> Writer:
         if path.name.endswith(writer.SUFFIX) and asked is not None and asked is not writer:
             # Whoever reads it goes by its name; a pickle that is called safetensors is what nobody expects.
             raise ChoiceError(
-                f"{path}: a {asked.NAME} file must not end in {writer.SUFFIX}. {asked.SUFFIX} tells what it is"
+                f"{path.name}: a {asked.NAME} file must not end in {writer.SUFFIX}. {asked.SUFFIX} tells what it is"
             )
         if path.name.endswith(writer.SUFFIX) and asked is None:
             return writer
     if asked is not None:
         return asked
     endings = ", ".join(writer.SUFFIX for writer in WRITERS.values())
-    raise ChoiceError(f"{path}: its ending names no output format; {endings} would")
+    raise ChoiceError(f"{path.name}: its ending names no output format; {endings} would")
