@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .delivery import Delivery
-from .errors import ChoiceError, OutputError
+from .errors import ChoiceError, OutputError, listed
 from .output import BytesLayout, NewOutput
 from .plan import Plan
 from .report import Shard
@@ -93,19 +93,18 @@ def check_mixing(target: Path, paths: Sequence[Path], away: Delivery | None = No
     """OutputError when files of an earlier output would lie beside the new ones as if they belonged to them: in the
     directory of `target`, or where its delivery goes `away` to."""
     names = {path.name for path in paths}
-    there = away.beside() if away else _listed(target.parent)
+    there = away.beside() if away else _names_in(target.parent)
     stale = sorted(name for name in there if name not in names and _belongs(name, target))
     if stale:
-        shown = ", ".join(stale[:_SHOWN]) + (f" and {len(stale) - _SHOWN} more" if len(stale) > _SHOWN else "")
         verb = "is" if len(stale) == 1 else "are"
         first = away.url_of(stale[0]) if away else target.parent / stale[0]
         raise OutputError(
-            f"{first}: {shown} {verb} there already and would be taken for a part of the output. "
+            f"{first}: {listed(stale, _SHOWN)} {verb} there already and would be taken for a part of the output. "
             "Remove what is old, or name another output"
         )
 
 
-def _listed(directory: Path) -> list[str]:
+def _names_in(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -165,8 +166,9 @@ def _files(names: list[str]) -> Iterator[tuple[str, str]]:
         )
     ]
     stems = [_stem(name) for name in taken]
+    count = Counter(stems)
     for name, stem in zip(taken, stems, strict=True):
-        yield name, stem if stems.count(stem) == 1 else name
+        yield name, stem if count[stem] == 1 else name
 
 
 def _remote(source: str, token: str | None) -> Iterator[Found]:

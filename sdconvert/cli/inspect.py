@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import suppress
 
-from ..errors import SdconvertError, printable
+from ..errors import SdconvertError, listed, printable
 from ..inspect import inspect
 from ..inspection import Inspection
 from . import conversion
@@ -105,8 +105,7 @@ def _failed(found: Inspection, checks: list[str]) -> int:
 
 
 def _named(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return f"names {', '.join(names[:_TOLD])}{more}" if names else ""
+    return f"names {listed(names, _TOLD)}" if names else ""
 
 
 def _complain(line: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ChoiceError, UnreadableError, printable, within
+from ..errors import ChoiceError, UnreadableError, listed, printable, within
 from ..formats.weight_files import Weights, weights
 from ..limits import DEFAULT_LIMITS, Limits
 from ..names import Names
@@ -73,8 +73,7 @@ class Review:
         if not self.verifications and not self.unmatched:
             yield "it adds no safetensors"
         if self.others:
-            more = f" and {len(self.others) - _SHOWN:,} more" if len(self.others) > _SHOWN else ""
-            yield f"not looked at, but changed too: {', '.join(self.others[:_SHOWN])}{more}"
+            yield f"not looked at, but changed too: {listed(self.others, _SHOWN)}"
 
 
 def review(
