@@ -9,6 +9,8 @@ not 0. The seeds are built anew into a temporary directory.
 from __future__ import annotations
 
 import argparse
+import functools
+import random
 import re
 import resource
 import subprocess
@@ -29,31 +31,30 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--engine", choices=("atheris", "python"), default="atheris")
+    parser.add_argument("--engine", choices=("atheris", "bytes", "structure"), default="atheris")
     args = parser.parse_args()
     if args.target == ["all"] or len(args.target) > 1:
         return _each(args)
     (target,) = args.target
-    if args.engine == "python":
-        from . import mutate
-        from .targets import TARGETS
-
-        with tempfile.TemporaryDirectory() as folder:
-            _write_seeds(target, folder)
-            seeds = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
-        began = time.monotonic()
-        done = mutate.fuzz(TARGETS[target], seeds, seed=args.seed, runs=args.runs, seconds=args.seconds or 1e9)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        print(f"{target}: {done} inputs in {time.monotonic() - began:.0f} s, {memory} MB, no crash")
+    if args.engine != "atheris":
+        print(_in_python(target, args), flush=True)
         return 0
+    _guided(target, args)
+    return 0
+
+
+def _guided(target: str, args: argparse.Namespace) -> None:
+    """By atheris, until it exits: half of the changes are libFuzzer's own, half those of `structure`."""
     import atheris
 
     # Nothing of sdconvert may be imported before it is instrumented.
     with atheris.instrument_imports(include=["sdconvert"]):
+        from .structure import Mutator
         from .targets import TARGETS
     with tempfile.TemporaryDirectory() as folder:
         _write_seeds(target, folder)
-        largest = max(path.stat().st_size for path in Path(folder).iterdir())
+        seeds = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+        largest = max(map(len, seeds))
         limits = [
             f"-runs={args.runs}",
             "-timeout=120",  # By the clock, for what Python cannot interrupt; `timed` counts what it computes.
@@ -64,9 +65,39 @@ def main() -> int:
         ]
         if args.seconds:
             limits.append(f"-max_total_time={args.seconds}")
-        atheris.Setup([sys.argv[0], *limits, folder], timed(TARGETS[target]))
+        mutator, run = Mutator(seeds, seeds, random.Random(args.seed)), timed(TARGETS[target])
+
+        def changed(data: bytes, largest: int, seed: int) -> bytes:
+            mutator.chance.seed(seed)
+            if seed % 2 or len(other := mutator.changed(data)) > largest:
+                return bytes(atheris.Mutate(data, largest))
+            return other
+
+        def once(data: bytes) -> None:
+            run(data)
+
+        atheris.Setup([sys.argv[0], *limits, folder], once, custom_mutator=changed)
         atheris.Fuzz()
-    return 0
+
+
+def _in_python(target: str, args: argparse.Namespace) -> str:
+    """What the run did, as a line."""
+    from . import mutate
+    from .structure import Mutator
+    from .targets import TARGETS
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_seeds(target, folder)
+        seeds = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+    chance, run = random.Random(args.seed), TARGETS[target]
+    draw = Mutator(seeds, [*filter(run, seeds)], chance).next
+    if args.engine == "bytes":
+        draw = functools.partial(mutate.mutated, seeds, chance)
+    began = time.monotonic()
+    done = mutate.fuzz(run, draw, runs=args.runs, seconds=args.seconds or 1e9)
+    memory, share = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, done.converted / max(done.inputs, 1)
+    took = f"{time.monotonic() - began:.0f} s, {memory} MB"
+    return f"{target}: {done.inputs} inputs, {share:.1%} gave weights, in {took}, no crash"
 
 
 def _write_seeds(target: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a fuzzer begins: the small files of ``tests/hostile``, sound ones and hostile ones."""
+"""Where a fuzzer begins: the small files of ``tests/hostile``, sound ones and hostile ones, and what torch writes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,18 @@ def seeds(target: str) -> list[bytes]:
         found = set(_recognised(target))
     else:
         found = {data for name, data in _small() if name.startswith(BY_NAME[target])}
+    found |= set(_written(target))
     if target == "machine":
         found = {_inner_pickle(data) for data in found}
     return sorted(found, key=lambda data: (len(data), data))
+
+
+def _written(target: str) -> Iterator[bytes]:
+    """What torch writes of it; torch is not imported for the others."""
+    if target in ("machine", "torch-zip", "torch-legacy", "pickle", "torchscript", "gzip"):
+        from .written import WRITTEN
+
+        yield from (data for data in WRITTEN[target]() if len(data) < _LARGEST)
 
 
 def _recognised(container: str) -> Iterator[bytes]:
@@ -65,12 +74,14 @@ def _recognised(container: str) -> Iterator[bytes]:
 
 
 def _inner_pickle(data: bytes) -> bytes:
-    """The pickle of an honest archive made by the cases: it lies right after the first header."""
+    """The pickle of an honest archive made by the cases: it lies right after the first header; of torch's, wherever."""
     head = b"archive/data.pkl"
     at = data.find(head)
     if not data.startswith(b"PK") or at < 0:
         return data if data[:1] == b"\x80" else pickled(b"N")
-    return data[at + len(head) :].partition(b"PK\3\4")[0] or b"."
+    if (fine := data.find(b"\x80\2", at, at + 128)) >= 0:  # After what aligns it.
+        at = fine - len(head)
+    return data[at + len(head) :].partition(b"PK\3\4")[0].partition(b"PK\7\x08")[0] or b"."
 
 
 def write(target: str, folder: Path) -> None:

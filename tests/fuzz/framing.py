@@ -15,23 +15,23 @@ from sdconvert.source import MemorySource, Source
 
 from .mutate import repaired
 
-_RAW, _REPAIRED = b"\xf5\xf7", b"\xf5\xf6"
+RAW, REPAIRED = b"\xf5\xf7", b"\xf5\xf6"
 
 
 def pack(files: Mapping[str, bytes], *, raw: bool = False) -> bytes:
     """The files as one string; none of them may hold such two bytes, or it would fall apart."""
-    assert not any(sign in data for data in files.values() for sign in (_RAW, _REPAIRED))
-    sign = _RAW if raw else _REPAIRED
+    assert not any(sign in data for data in files.values() for sign in (RAW, REPAIRED))
+    sign = RAW if raw else REPAIRED
     return b"".join(sign + name.encode() + b"\n" + data for name, data in files.items())
 
 
-def unpack(data: bytes) -> dict[str, bytes]:
+def unpack(data: bytes, *, repair: bool = True) -> dict[str, bytes]:
     """The files in it; of two with one name, the last. Names are text, and may have what they must not."""
     files: dict[str, bytes] = {}
-    for part in data.replace(_RAW, _REPAIRED + _RAW).split(_REPAIRED)[1:]:
-        raw = part.startswith(_RAW)
-        name, _, content = part.removeprefix(_RAW).partition(b"\n")
-        if content.startswith(b"PK") and not raw:
+    for part in data.replace(RAW, REPAIRED + RAW).split(REPAIRED)[1:]:
+        raw = part.startswith(RAW)
+        name, _, content = part.removeprefix(RAW).partition(b"\n")
+        if repair and content.startswith(b"PK") and not raw:
             content = repaired(content)
         files[name.decode("utf-8", "replace")] = content
     return files

@@ -9,14 +9,14 @@ from types import FrameType
 SECONDS = 5.0
 
 
-def timed(target: Callable[[bytes], None], seconds: float = SECONDS) -> Callable[[bytes], None]:
+def timed(target: Callable[[bytes], bool], seconds: float = SECONDS) -> Callable[[bytes], bool]:
     """`target`, which raises AssertionError when it has computed for `seconds`. For the main thread."""
 
-    def held(data: bytes) -> None:
+    def held(data: bytes) -> bool:
         before = signal.signal(signal.SIGVTALRM, _too_slow)
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         try:
-            target(data)
+            return target(data)
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)

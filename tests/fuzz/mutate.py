@@ -1,4 +1,4 @@
-"""A mutation fuzzer in plain Python, for where atheris is not: blind, but quick and the same everywhere."""
+"""A fuzzer in plain Python, for where atheris is not, and blind changes of bytes; `structure` has those that see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import resource
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .holding import SECONDS, timed
@@ -85,33 +86,41 @@ def repaired(data: bytes) -> bytes:
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a run tried."""
+
+    inputs: int
+    converted: int
+    """Of them, those whose weights came out: the others were refused somewhere on the way."""
+
+
 def fuzz(
     target: Target,
-    seeds: Sequence[bytes],
+    draw: Callable[[], bytes],
     *,
-    seed: int,
     seconds: float = 1e9,
     runs: int = 1 << 62,
     slow: float = SECONDS,
-) -> int:
-    """How many inputs were tried; whatever the target raises goes through, with the input as a note.
+) -> Done:
+    """Tries what `draw` gives; whatever the target raises goes through, with the input as a note.
 
     An input may take `slow` seconds of the processor, so that a busy machine is no hang, and may not
     make this process larger by 512 MB.
     """
-    chance, done, until = random.Random(seed), 0, time.monotonic() + seconds
+    done, converted, until = 0, 0, time.monotonic() + seconds
     held, largest = timed(target, slow), _memory() + _MEMORY
     while done < runs and time.monotonic() < until:
-        data = mutated(seeds, chance)
+        data = draw()
         try:
-            held(data)
+            converted += held(data)
             assert _memory() < largest, "too much memory"
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
-                error.args = (*error.args, f"seed {seed}, input {done}: {data.hex()}")
+                error.args = (*error.args, f"input {done}: {data.hex()}")
             raise
         done += 1
-    return done
+    return Done(done, converted)
 
 
 def _memory() -> int:

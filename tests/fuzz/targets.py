@@ -32,7 +32,8 @@ OUTPUT = 1 << 20
 
 _SCRATCH = memoryview(bytearray(SCRATCH))
 
-Target = Callable[[bytes], None]
+Target = Callable[[bytes], bool]
+"""Whether weights came out, all the way to their bytes: what an input that is refused at the door does not try."""
 
 
 def _storage(pid: object) -> object:
@@ -43,43 +44,43 @@ def _storage(pid: object) -> object:
     return found.typed(Storage(MemorySource(bytes(found.nbytes)), 0, found.nbytes, str(found.key)))
 
 
-def machine(data: bytes) -> None:
+def machine(data: bytes) -> bool:
     """The machine, the walk from nodes to meaning, and all that comes after."""
     try:
         root, sources = resolve(run(MemorySource(data), limits=LIMITS).root, _storage)
-        _through(Checkpoint("pickle", root, sources=sources))
+        return _through(Checkpoint("pickle", root, sources=sources))
     except SdconvertError as error:
-        _is_fine(error)
+        return _is_fine(error)
 
 
 def _container(module: formats.Format) -> Target:
-    def target(data: bytes) -> None:
+    def target(data: bytes) -> bool:
         source = MemorySource(data)
         try:
-            if data and module.sniff(data[:512], source):
-                checkpoint = module.read(source, formats.Inside(LIMITS, depth=1), LIMITS)
-                _through(checkpoint)
+            if not data or not module.sniff(data[:512], source):
+                return False
+            return _through(module.read(source, formats.Inside(LIMITS, depth=1), LIMITS))
         except SdconvertError as error:
-            _is_fine(error)
+            return _is_fine(error)
 
     return target
 
 
-def _folder(data: bytes) -> None:
+def _folder(data: bytes) -> bool:
     files = unpack(data)
     entry = next((name for name in files if as_index(name) or as_shard(name)), "")
     try:
-        _through(formats.read_folder(MemoryFolder(files, entry), limits=LIMITS))
+        return _through(formats.read_folder(MemoryFolder(files, entry), limits=LIMITS))
     except SdconvertError as error:
-        _is_fine(error)
+        return _is_fine(error)
 
 
-def _records(data: bytes) -> None:
+def _records(data: bytes) -> bool:
     """The files as records of a zip that is sound."""
-    whole(Archive([Member(name, content) for name, content in unpack(data).items()]).build())
+    return whole(Archive([Member(name, content) for name, content in unpack(data).items()]).build())
 
 
-def _tar(data: bytes) -> None:
+def _tar(data: bytes) -> bool:
     """The files as members of a tar that is sound."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as file:
@@ -87,34 +88,36 @@ def _tar(data: bytes) -> None:
             about = tarfile.TarInfo(name)
             about.size = len(content)
             file.addfile(about, io.BytesIO(content))
-    whole(stream.getvalue())
+    return whole(stream.getvalue())
 
 
-def whole(data: bytes) -> None:
+def whole(data: bytes) -> bool:
     """Everything: the format that recognises it, which weights, the plan, the header of the output, the bytes."""
     try:
-        _through(formats.read(MemorySource(data), limits=LIMITS))
+        return _through(formats.read(MemorySource(data), limits=LIMITS))
     except SdconvertError as error:
-        _is_fine(error)
+        return _is_fine(error)
 
 
-def _through(checkpoint: Checkpoint) -> None:
+def _through(checkpoint: Checkpoint) -> bool:
     weights = extract(checkpoint, limits=LIMITS)
     plan = make_plan(weights, limits=LIMITS)
     layout = writer.lay_out(plan, checkpoint.metadata)
     if layout.nbytes > OUTPUT:
-        return
+        return False
     for entry in plan.entries:
         if entry.nbytes:
             fill(entry.tensor, 0, memoryview(bytearray(entry.nbytes)), _SCRATCH)
+    return True
 
 
-def _is_fine(error: SdconvertError) -> None:
-    """An error is one short printable line."""
+def _is_fine(error: SdconvertError) -> bool:
+    """False, for nothing came out; an error is one short printable line."""
     text = str(error)
     assert text
     assert text.isprintable()
     assert len(text) < 20_000
+    return False
 
 
 TARGETS: Mapping[str, Target] = {
