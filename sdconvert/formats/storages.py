@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..checkpoint import TypedStorage
 from ..dtypes import BY_STORAGE, DType
 from ..errors import UnreadableError
-from ..pickles.nodes import Global, Node
+from ..pickles.nodes import Global, Node, kind_of
 from ..tensor import Storage
 
 _UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage", "TypedStorage"})
@@ -41,7 +41,7 @@ def storage_class(node: Node) -> DType | None:
             return None
         if node.name in BY_STORAGE:
             return BY_STORAGE[node.name]
-    name = node.full if type(node) is Global else type(node).__name__
+    name = node.full if type(node) is Global else kind_of(node)
     raise UnreadableError(f"{name} is not a storage class of torch that this reader knows")
 
 

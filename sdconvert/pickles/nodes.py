@@ -121,3 +121,19 @@ class Blob:
         self.source = source
         self.offset = offset
         self.nbytes = nbytes
+
+
+_IN_WORDS = {
+    Global: "class or function",
+    Call: "object",
+    Pairs: "dict",
+    Bag: "set",
+    PersId: "persistent id",
+    Blob: "bytes",
+    type(None): "None",
+}
+
+
+def kind_of(node: Node) -> str:
+    """What `node` stands for, in the words of the language that wrote the pickle: ``dict``, ``int``, ..."""
+    return _IN_WORDS.get(type(node), type(node).__name__)

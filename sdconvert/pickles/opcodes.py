@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from ..errors import UnsupportedError
-from .nodes import Bag, Blob, Call, Pairs, PersId
+from .nodes import Bag, Blob, Call, Pairs, PersId, kind_of
 from .stack import Machine
 
 I32 = struct.Struct("<i").unpack_from
@@ -152,7 +152,7 @@ def _build(m: Machine) -> None:
     state = m.stack.pop()
     target = m.stack[-1]
     if type(target) is not Call:
-        raise m.damaged(f"a state is given to a {type(target).__name__}")
+        raise m.damaged(f"a state is given to what is no object: {kind_of(target)}")
     target.build(state)
 
 

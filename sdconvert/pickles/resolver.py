@@ -16,7 +16,7 @@ from ..dtypes import BY_NAME, DType
 from ..errors import UnreadableError
 from ..source import MemorySource, Source
 from ..tensor import Storage, end_of, strided
-from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId
+from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId, kind_of
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
 _PLAIN_KEYS = ("numpy.core.multiarray.scalar", "_codecs.encode")
@@ -264,7 +264,7 @@ def dims(node: Node) -> tuple[int, ...]:
 def dtype_of(node: Node) -> DType:
     if type(node) is Global and node.module == "torch" and node.name in BY_NAME:
         return BY_NAME[node.name]
-    name = node.full if type(node) is Global else type(node).__name__
+    name = node.full if type(node) is Global else kind_of(node)
     raise UnreadableError(f"{name} is not a dtype of torch that this reader knows")
 
 

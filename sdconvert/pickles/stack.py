@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..limits import Limits
 from ..source import Source
-from .nodes import Bag, Call, Global, Node, Pairs, PersId
+from .nodes import Bag, Call, Global, Node, Pairs, PersId, kind_of
 from .window import Window
 
 
@@ -45,7 +45,7 @@ class Machine(Window):
         if type(args) is not tuple:
             raise self.damaged("a call's arguments are not a tuple")
         if type(func) not in (Global, Call, PersId):
-            raise self.damaged(f"a {type(func).__name__} is called")
+            raise self.damaged(f"what is called is no function: {kind_of(func)}")
         return Call(func, args, kwargs)
 
     def put(self, number: int, node: Node) -> tuple[list[Node] | dict[int, Node], Callable[[Node], object]]:
@@ -70,7 +70,7 @@ class Machine(Window):
                 target.pairs = []
             target.pairs.extend(zip(flat[::2], flat[1::2], strict=True))
         else:
-            raise self.damaged(f"an item is set on a {type(target).__name__}")
+            raise self.damaged(f"an item is set on what holds none: {kind_of(target)}")
 
     def put_items(self, items: list[Node], kind: type) -> None:
         target = self.stack[-1]
@@ -83,4 +83,4 @@ class Machine(Window):
         elif type(target) is Bag and kind is Bag:
             target.items.extend(items)
         else:
-            raise self.damaged(f"an item is added to a {type(target).__name__}")
+            raise self.damaged(f"an item is added to what holds none: {kind_of(target)}")
