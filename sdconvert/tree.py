@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .checkpoint import TENSORS, Dict, Object, Value
 from .pickles.modules import attributes
-from .pickles.nodes import Call, Global
+from .pickles.nodes import Call, Global, kind_of
 
 # Of keys that are not text: how many parts are spelled out, and of how many characters. Their names are made anew
 # each time, from what a pickle may have to hand for a byte.
@@ -75,11 +75,16 @@ def _items(pairs: list[tuple[Value, Value]]) -> Iterable[tuple[str, Value]]:
         if type(key) in (str, bytes):
             same: object = key
         elif type(key) in (int, bool, float) and key == key and not name.startswith("<"):
-            same = (type(key), name)
+            same = (_number(key),)
         else:
             same = id(key)
-        last[same] = (name, value)
+        last[same] = (last[same][0] if same in last else name, value)
     return last.values()
+
+
+def _number(key: float) -> str:
+    """The same for numbers that Python takes for one key, of which it keeps the first: 1, True and 1.0."""
+    return str(int(key)) if type(key) is not float or key.is_integer() else str(key)
 
 
 def name_of(key: Value) -> str:
@@ -95,7 +100,7 @@ def name_of(key: Value) -> str:
         return str(key)
     if type(key) is int:
         return str(key) if key.bit_length() < 256 else "<a huge number>"
-    return _spelled(key) or f"<{type(key).__name__}>"
+    return _spelled(key) or f"<{kind_of(key)}>"
 
 
 def _spelled(key: Value) -> str:

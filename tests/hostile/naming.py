@@ -54,6 +54,14 @@ _COLLIDE: dict[str, tuple[object, ...]] = {
     "tuple-and-text": (tuple_of(1), "1"),
     "long-tuple-and-text": (tuple_of(1, 2, 3, 4, 5), "<tuple>"),
 }
+_ONE: dict[str, tuple[tuple[object, ...], dict[str, Tensor]]] = {
+    # What Python takes for one key: the first of them stays, with the last value.
+    "one-and-true": ((1, True), {"1": ("F32", (2,), FLOATS[:8])}),
+    "zero-and-false": ((0, False), {"0": ("F32", (2,), FLOATS[:8])}),
+    "float-and-int": ((real(3.0), 3), {"3.0": ("F32", (2,), FLOATS[:8])}),
+    "large": ((real(1e22), 10**22), {"1e+22": ("F32", (2,), FLOATS[:8])}),
+    "twice": (("w", "w"), {"w": ("F32", (2,), FLOATS[:8])}),
+}
 _FLATTEN = {
     "dot": dict_of(("a.b", T), ("a", dict_of(("b", V)))),
     "list": dict_of(("a.0", T), ("a", list_of(V))),
@@ -103,6 +111,7 @@ CASES: list[Case] = [
     *rejects("name-collide", {key: lambda k=k: named(*k) for key, k in _COLLIDE.items()}),  # type: ignore[misc]
     *rejects("name-flatten", {key: lambda r=r: torch_zip(r) for key, r in _FLATTEN.items()}),  # type: ignore[misc]
     *rejects("name-bad", {key: lambda n=n: named(n) for key, n in _BAD.items()}),  # type: ignore[misc]
+    *(Case(f"name-one-key-{key}", lambda k=k: named(*k), "convert", w) for key, (k, w) in _ONE.items()),  # type: ignore[misc]
     *(Case(f"name-odd-{key}", lambda n=n: named(n), "convert", wide(n)) for key, n in _ODD.items()),  # type: ignore[misc]
     *either(
         "name",
@@ -117,9 +126,6 @@ CASES: list[Case] = [
             "bytes": lambda: named(blob(b"w")),
             "none": lambda: named(NONE),
             "bool": lambda: named(True),
-            "one-and-true": lambda: named(1, True),
-            "zero-and-false": lambda: named(0, False),
-            "one-and-float": lambda: named(1, real(1.0)),
             "alias-format": lambda: torch_zip(dict_of(("w", T), ("format", T))),
             "alias-metadata": lambda: torch_zip(dict_of(("w", T), ("__metadata__", T))),
             "alias-escape": lambda: torch_zip(dict_of(("w", T), ("\x1b[2J", T), ("\n", T))),
