@@ -53,8 +53,8 @@ def spread(named: Mapping[str, Value], limits: Limits) -> tuple[dict[str, Tensor
     return tensors, encodings
 
 
-def _clash(name: str) -> UnreadableError:
-    return UnreadableError(f"a part of an encoded tensor would be named {name!r}, as another tensor is. --rename one")
+def _clash(name: str) -> UnsupportedError:
+    return UnsupportedError(f"a part of an encoded tensor would be named {name!r}, as another tensor is. --rename one")
 
 
 def to_text(encodings: Mapping[str, Encoding], names: Iterable[str]) -> str:

@@ -388,7 +388,7 @@ def test_filters_and_renames_take_the_whole(tmp_path: Path) -> None:
 
 def test_two_tensors_never_get_the_name_of_a_part(tmp_path: Path) -> None:
     source = saved({"w": KINDS["coo"](), "w.values": torch.ones(2)}, tmp_path / "m.pt")
-    with pytest.raises(sdconvert.UnreadableError, match=r"part .* named 'w\.values'.*--rename"):
+    with pytest.raises(sdconvert.UnsupportedError, match=r"part .* named 'w\.values'.*--rename"):
         sdconvert.convert(source, tmp_path / "o.safetensors")
     names = sdconvert.Names(rename=(("w", "v"),))
     sdconvert.convert(source, tmp_path / "o.safetensors", names=names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -232,6 +233,19 @@ def test_the_version_of_torch_is_told_by_the_records(without: tuple[str, ...], v
 def test_the_version_of_torch_is_told_by_the_container(tmp_path: Path) -> None:
     source = saved({"a.w": torch.ones(1)}, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
     assert sdconvert.inspect(source).version == "torch 0.1.10 to 1.5"
+
+
+def test_a_directory_of_safetensors_with_a_pickle_beside_them_is_a_pickle(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
+
+    writer = FileSystemWriter(tmp_path / "d", serialization_format=SerializationFormat.SAFETENSORS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"w": torch.zeros(2)}, storage_writer=writer, no_dist=True)
+    save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+    assert sdconvert.inspect(tmp_path / "d").is_pickle
+    assert not sdconvert.inspect(tmp_path / "w.safetensors").is_pickle
 
 
 def test_tensors_that_are_not_contiguous_say_so(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ In JSON, what JSON has not is an object with the key ``$``: ``tuple``, ``dict`` 
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,9 +74,9 @@ class SafeCheckpointIO(CheckpointIO):  # type: ignore[misc]
                 json.dump(document, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if target.exists():
-                target.rename(old)
-            made.rename(target)
+            _sync(made)
+            _put(made, target, old)
+            _sync(target.parent)
 
     def load_checkpoint(
         self, path: PathLike, map_location: Any = None, weights_only: bool | None = None
@@ -98,6 +100,33 @@ class SafeCheckpointIO(CheckpointIO):  # type: ignore[misc]
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+def _put(made: Path, target: Path, old: Path) -> None:
+    """`made` becomes `target`, and what `target` was becomes `old` or takes the place of `made`.
+
+    In one step where Linux has one, so that a kill leaves the old one or the new; otherwise by two renames.
+    """
+    if not target.exists():
+        made.rename(target)
+    elif not _exchanged(made, target):
+        target.rename(old)
+        made.rename(target)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two have exchanged their names: renameat2(2) with RENAME_EXCHANGE, for which Python has no name."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here = ctypes.c_int(-100)  # AT_FDCWD
+    return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(2)) == 0
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _encoded(value: Any, name: str, tensors: dict[str, torch.Tensor], depth: int) -> Any:

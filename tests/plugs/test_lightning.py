@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_what_json_has_not_comes_back(tmp_path: Path) -> None:
     assert same({key: found[key] for key in rest}, rest)
     assert type(found["t"]) is tuple
     assert found["a"].data_ptr() == found["same"].data_ptr()
+
+
+def test_a_checkpoint_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no moment without a whole one, and where the system cannot do it so, two renames do."""
+    plug, path = SafeCheckpointIO(), tmp_path / "last.ckpt"
+    plug.save_checkpoint({"epoch": 1}, path)
+    if sys.platform == "linux":
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", None)  # Whoever would take two steps fails.
+            plug.save_checkpoint({"epoch": 2}, path)
+        assert plug.load_checkpoint(path)["epoch"] == 2
+    monkeypatch.setattr("sdconvert.plugs.lightning._exchanged", lambda one, other: False)
+    plug.save_checkpoint({"epoch": 3}, path)
+    assert plug.load_checkpoint(path)["epoch"] == 3
+    assert [found.name for found in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_what_needs_a_pickle_is_named_and_nothing_is_left(tmp_path: Path) -> None:
