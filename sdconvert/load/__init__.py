@@ -34,6 +34,8 @@ def load(
     copy: str = "auto",
     threads: int | None = None,
     progress: Bar | bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, torch.Tensor]:
     """The weights of any checkpoint as torch tensors, in its order. Nothing in it is run; no class of it is needed.
@@ -47,6 +49,8 @@ def load(
     reach the file, but the file must not be cut short or rewritten meanwhile. ``read`` gives memory of
     its own to every tensor, ``mmap`` maps on network file systems too. Checksums that the container has are
     verified for storages that are read whole, not for what is mapped.
+
+    `revision` and `token` are for a source on the Hub, as in `open`.
 
     The result has the attribute ``_metadata`` of a state dict where the source has it. UnreadableError,
     UnsupportedError and ChoiceError as for `convert`.
@@ -66,6 +70,8 @@ def load(
             copy=copy,
             threads=threads,
             progress=progress,
+            revision=revision,
+            token=token,
             limits=limits,
         )
 
@@ -88,6 +94,8 @@ def load_into(
     threads: int | None = None,
     progress: Bar | bool | None = None,
     retie: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> LoadResult:
     """Put the weights of any checkpoint, or of a state dict in memory, into `model`.
@@ -105,7 +113,8 @@ def load_into(
 
     With `strict`, every name must be in both. `on_mismatch="skip"` leaves out what has another
     shape, or a dtype whose numbers mean something else. What is tied in the model or in the source is tied
-    afterwards; with `retie` False only what is tied in the model.
+    afterwards; with `retie` False only what is tied in the model. `revision` and `token` are for a source on the Hub,
+    as in `open`.
 
     MismatchError names all that does not fit, in the words of ``load_state_dict``, and the model is as it was: all is
     checked before it is touched. So it is when the source cannot be read.
@@ -131,6 +140,8 @@ def load_into(
             threads=threads,
             progress=progress,
             retie=retie,
+            revision=revision,
+            token=token,
             limits=limits,
         )
 

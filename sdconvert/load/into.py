@@ -15,7 +15,7 @@ from ..opening import PathLike
 from ..progress import Bar, bar_of
 from .job import Job
 from .match import AUTO, Fit, fit
-from .offer import EXTRA, Patterns, Rename, Source, offered, renaming
+from .offer import EXTRA, Patterns, Rename, Source, Where, offered, renaming
 from .place import NAMES, Placer
 from .result import Cast, LoadResult, Misfit
 from .slots import Slot, nodes, shape_of, shapes, takes_extra, tree
@@ -42,12 +42,15 @@ def load_into(
     threads: int | None,
     progress: Bar | bool | None,
     retie: bool,
+    revision: str | None,
+    token: str | None,
     limits: Limits,
 ) -> LoadResult:
     """As `sdconvert.load_into` says."""
     began = time.perf_counter()
     if on_mismatch not in _MISMATCH:
         raise ChoiceError(f"on_mismatch={on_mismatch!r} is not one of {', '.join(_MISMATCH)}")
+    where = Where(revision, token, limits)
     targets = Targets(dtype, device, assigning(assign))
     placer = Placer(copy, threads)
     modules = list(nodes(tree(model)))
@@ -69,7 +72,7 @@ def load_into(
         return names <= wanted and all(not names.isdisjoint(keys) for keys in shared)
 
     with (
-        offered(source, key=key, include=include, exclude=exclude, judge=judge, limits=limits) as opened,
+        offered(source, where, key=key, include=include, exclude=exclude, judge=judge) as opened,
         within(opened.name),
     ):
         original = opened.offers

@@ -19,7 +19,7 @@ import torch
 from .. import dtypes
 from ..checkpoint import Dict, StateDict
 from ..errors import ChoiceError, UnsupportedError
-from ..limits import DEFAULT_LIMITS, Limits
+from ..limits import Limits
 from ..names import Names
 from ..opening import OpenCheckpoint, PathLike
 from ..opening import open as open_checkpoint
@@ -96,14 +96,22 @@ class Source:
         return Source(self.name, self.key, offers, self.extras, versions, self.strays)
 
 
+class Where(NamedTuple):
+    """How a source is opened, as `sdconvert.open` says."""
+
+    revision: str | None
+    token: str | None
+    limits: Limits
+
+
 @contextmanager
 def offered(
     source: PathLike | Mapping[str, Any],
+    where: Where,
     *,
     key: str | None,
     include: Patterns,
     exclude: Patterns,
-    limits: Limits = DEFAULT_LIMITS,
     judge: Callable[[Source], bool] | None = None,
 ) -> Iterator[Source]:
     """The source's offers, open for as long as the block.
@@ -113,9 +121,11 @@ def offered(
     """
     names = Names(include=include or (), exclude=exclude or ())
     if isinstance(source, Mapping):
+        if where.revision is not None:
+            raise ChoiceError("a state dict in memory has no revisions; only what is on the Hub has: hf://owner/name")
         yield _in_memory(source, names)
         return
-    with open_checkpoint(source, limits=limits) as opened:
+    with open_checkpoint(source, **where._asdict()) as opened:
         yield _chosen(opened, key, names, judge)
 
 

@@ -12,7 +12,7 @@ from ..names import Names
 from ..opening import PathLike
 from ..progress import Bar, bar_of
 from .filling import Request, filled
-from .offer import Encoded, Offer, Patterns, dtype_of, offered
+from .offer import Encoded, Offer, Patterns, Where, dtype_of, offered
 from .place import CPU, TORCH, DeviceMap, Devices, Placer, castable, dtype_named
 from .targets import Target
 
@@ -29,6 +29,8 @@ def load(
     copy: str,
     threads: int | None,
     progress: Bar | bool | None,
+    revision: str | None,
+    token: str | None,
     limits: Limits,
 ) -> dict[str, torch.Tensor]:
     """As `sdconvert.load` says."""
@@ -41,7 +43,8 @@ def load(
         kind = TORCH[cast.name if cast else offer.dtype]
         return Target(kind, devices.of(name) or CPU, in_place=False)
 
-    with offered(source, key=key, include=include, exclude=exclude, limits=limits) as opened, within(opened.name):
+    where = Where(revision, token, limits)
+    with offered(source, where, key=key, include=include, exclude=exclude) as opened, within(opened.name):
         if strip_prefix is not None:
             names, _ = Names(strip_prefix=strip_prefix).apply({name: name for name in opened.offers})
             opened = opened.renamed(names)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 import sdconvert
@@ -81,6 +82,25 @@ def test_a_sharded_repository_with_ties_over_its_shards(here: HubServer, tmp_pat
     found = sdconvert.load("hf://me/model", include="*.weight", exclude="layers.*")
     assert found["head.weight"] is found["embedding.weight"]
     assert torch.equal(found["head.weight"], model.head.weight)
+
+
+def test_a_revision_of_a_private_repository(here: HubServer) -> None:
+    """By arguments, for a process whose environment holds no token or another's."""
+    model, old, new = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    commits = []
+    here.add_repo("me/model", private=True)
+    for state in (old.state_dict(), new.state_dict()):
+        commits.append(here.add_files("me/model", {"model.safetensors": save(state, {"format": "pt"})}))
+    how = {"revision": commits[0].oid, "token": here.token}
+    sdconvert.load_into(model, "hf://me/model", **how)
+    assert torch.equal(model.weight, old.weight)
+    assert torch.equal(sdconvert.load("hf://me/model", **how)["weight"], old.weight)
+    assert torch.equal(sdconvert.load("hf://me/model", token=here.token)["weight"], new.weight)
+    for call in (lambda: sdconvert.load("hf://me/model"), lambda: sdconvert.load_into(model, "hf://me/model")):
+        with pytest.raises(sdconvert.UnreadableError, match="or it is private"):
+            call()
+    with pytest.raises(sdconvert.ChoiceError, match="in memory has no revisions"):
+        sdconvert.load_into(model, model.state_dict(), revision="main")
 
 
 class Far:
