@@ -111,7 +111,7 @@ def _choose(extraction: _Extraction) -> tuple[Found, list[Found]]:
         options = extraction.candidates(found)
         shown = "; ".join(f"--key {c.key} ({c.tensors} tensors, {c.nbytes} bytes)" for c in options[:_SHOWN])
         more = f"; and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
-        raise ChoiceError(f"it holds several state dicts. Choose one with {shown}{more}", options)
+        raise ChoiceError(f"it holds several state dicts. Choose one with {shown}{more}; or all with --key .", options)
     return found[0], []
 
 
