@@ -114,7 +114,7 @@ def _several(checkpoint: Checkpoint, options: tuple[Candidate, ...], limits: Lim
     facts += (_candidate(option, None) for option in options[_OPENED:])
     if closed := sum(one.elements is None for one in facts):
         warnings[f"the tensors of {closed} more candidates are not listed; --key shows them"] = None
-    problem = "it holds several state dicts, so a conversion needs --key K with one of the candidates' keys, or --key . for all"
+    problem = "it holds several state dicts, so a conversion needs --key: one of the candidates' keys, or . for all"
     merged = StateDict(tensors, "", SEVERAL, skipped=tuple(skipped or ()), warnings=tuple(warnings))
     return _Found(merged, tuple(facts), (problem, *_about_lost(names.lost)))
 
