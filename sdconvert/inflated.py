@@ -103,6 +103,8 @@ class InflatedSource:
         self._scratch, self._wbits, self._crc32 = scratch, wbits, crc32
         self._at: int | None = None
         self._lock = threading.Lock()
+        if nbytes is not None and nbytes > most:
+            raise UnreadableError(f"{name}: claims to unpack to {nbytes} bytes, more than Limits.inflate_bytes")
         self.nbytes: int = self._unpack(0, most) if nbytes is None else nbytes
         if nbytes is None:
             self._at = 0
@@ -195,7 +197,9 @@ def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], obje
             raise UnreadableError(f"{name}: its compressed data is damaged: {error}") from error
         total += len(data)
         if total > most:
-            raise UnreadableError(f"{name}: unpacks to more than the {most} bytes it may")
+            raise UnreadableError(
+                f"{name}: unpacks to more than the {most} bytes it may (Limits.inflate_bytes, Limits.inflate_ratio)"
+            )
         crc = crc32(data, crc)
         write(data)
         pending = engine.unconsumed_tail

@@ -41,8 +41,10 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     UnreadableError when it is damaged, hostile or no checkpoint; UnsupportedError when it is
     something sound that is not read here. Both say what it is and what to do.
     """
-    if depth > limits.nesting:
-        raise UnreadableError(f"it has more than {limits.nesting} containers inside each other. It is hostile")
+    if depth >= limits.nesting:
+        raise UnreadableError(
+            f"it has more than {limits.nesting} containers inside each other (Limits.nesting). It is hostile"
+        )
     head = head_of(source, _HEAD)
     container = _container(head, source)
     if container is None:
@@ -52,8 +54,10 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
 
 def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
-    if depth > limits.nesting:
-        raise UnreadableError(f"it has more than {limits.nesting} checkpoints inside each other. It is hostile")
+    if depth >= limits.nesting:
+        raise UnreadableError(
+            f"it has more than {limits.nesting} checkpoints inside each other (Limits.nesting). It is hostile"
+        )
     for layout in DIRECTORIES:
         if layout.sniff(folder):
             return layout.read(folder, Inside(limits, depth + 1), limits)

@@ -70,7 +70,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     aliases = {alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors}
     aliases.pop("format", None)
     tensors |= {alias: tensors[kept] for alias, kept in aliases.items()}
-    whole = tensors if recipes is None else restored(tensors, recipes)
+    whole = tensors if recipes is None else restored(tensors, recipes, limits)
     root = Dict(list(whole.items()), attributes=Dict([("_metadata", Dict())]))  # As state_dict() marks its own.
     rest = {key: value for key, value in metadata.items() if key not in aliases and key != "format"}
     return Checkpoint(NAME, root, metadata=rest)

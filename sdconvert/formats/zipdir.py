@@ -117,7 +117,9 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
             raise UnreadableError(f"record {entry.name}: {what}. The zip archive is damaged or forged")
         record, expected = _unchecked(source, entry, ends[number]) if ends else check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
-            raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+            raise UnreadableError(
+                f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes} (Limits.inflate_ratio)"
+            )
         room -= record.nbytes if record.deflated else 0
         if room < 0:
             raise UnreadableError(

@@ -103,12 +103,12 @@ class Window:
 
     def line(self) -> bytes:
         """The bytes up to the next newline, which is consumed too."""
-        end = self.buf.find(b"\n", self.pos, self.valid)
-        size = self.step
-        while end < 0:
-            if self.base + self.valid >= self.source.nbytes or size > self.limits.text_bytes:
+        size, most = self.step, self.limits.text_bytes + 1
+        while (end := self.buf.find(b"\n", self.pos, min(self.valid, self.pos + most))) < 0:
+            if self.valid - self.pos >= most:
+                raise self.damaged("a line is longer than Limits.text_bytes")
+            if self.base + self.valid >= self.source.nbytes:
                 raise self.damaged("a line does not end")
-            self.load(self.base + self.pos, size)
-            end = self.buf.find(b"\n", self.pos, self.valid)
+            self.load(self.base + self.pos, min(size, most))
             size *= 4
         return self.take(end + 1 - self.pos)[:-1]
