@@ -258,7 +258,11 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
             nbytes, packed, header = zip64(extra, (nbytes, packed, header), name)
             if unicode_path(extra) not in (None, raw_name):
                 raise UnreadableError(f"record {name}: it has two names. The file is forged")
-        if disk or (method == _STORED and packed != nbytes):
+        if disk:
+            raise UnreadableError(
+                f"record {name}: it is said to be in another file. Join the parts of the archive first"
+            )
+        if method == _STORED and packed != nbytes:
             raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
         yield _Entry(name, raw_name, version, flags, method, (time, date), crc, packed, nbytes, header)
     if at != len(directory):
