@@ -145,7 +145,10 @@ class InflatedSource:
         try:
             crc = inflate(self.packed, self._wbits, most, write, self.name)
         except OSError as error:
-            raise UnreadableError(f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}") from error
+            raise UnreadableError(
+                f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}. "
+                "TMPDIR can name a directory with more room"
+            ) from error
         if self._crc32 is not None and crc != self._crc32:
             raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
         return end - at

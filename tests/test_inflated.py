@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import zlib
 from binascii import crc32
 
@@ -76,6 +78,19 @@ def test_more_or_fewer_bytes_than_were_announced_are_refused_and_so_is_another_c
         read(source(nbytes=len(DATA) - 1), 0, 1)
     with pytest.raises(sdconvert.UnreadableError, match=r"checksum .*, expected 00000001"):
         read(source(checksum=1), 0, 1)
+
+
+def test_a_disk_without_room_for_what_is_unpacked_says_where_it_would_have_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    data = bytes(5 << 20)  # More than is kept in memory.
+    with pytest.raises(sdconvert.UnreadableError, match="r: cannot be unpacked .*No space left.*TMPDIR"):
+        stream = MemorySource(gzip.compress(data))
+        InflatedSource(stream, Scratch(), wbits=GZIP, nbytes=None, most=len(data), name="r")
 
 
 def test_the_head_is_told_without_unpacking_and_of_damage_by_the_error() -> None:

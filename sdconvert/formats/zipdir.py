@@ -258,12 +258,9 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
             nbytes, packed, header = zip64(extra, (nbytes, packed, header), name)
             if unicode_path(extra) not in (None, raw_name):
                 raise UnreadableError(f"record {name}: it has two names. The file is forged")
-        if disk:
-            raise UnreadableError(
-                f"record {name}: it is said to be in another file. Join the parts of the archive first"
-            )
-        if method == _STORED and packed != nbytes:
-            raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
+        if disk or (method == _STORED and packed != nbytes):
+            what = "it is said to be in another file" if disk else "its sizes contradict each other"
+            raise UnreadableError(f"record {name}: {what}. The file is damaged or forged")
         yield _Entry(name, raw_name, version, flags, method, (time, date), crc, packed, nbytes, header)
     if at != len(directory):
         raise UnreadableError("its zip directory holds more than the records it counts. It is damaged or forged")
