@@ -88,8 +88,8 @@ def test_a_disk_without_room_for_what_is_unpacked_says_where_it_would_have_gone(
 
     monkeypatch.setattr(os, "pwrite", full)
     data = bytes(5 << 20)  # More than is kept in memory.
-    with pytest.raises(sdconvert.UnreadableError, match="r: cannot be unpacked .*No space left.*TMPDIR"):
-        stream = MemorySource(gzip.compress(data))
+    stream = MemorySource(gzip.compress(data))
+    with pytest.raises(sdconvert.UnreadableError, match=r"r: cannot be unpacked .*No space left.*TMPDIR"):
         InflatedSource(stream, Scratch(), wbits=GZIP, nbytes=None, most=len(data), name="r")
 
 

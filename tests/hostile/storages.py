@@ -139,6 +139,7 @@ _META = {
     "pairs": list_of(("neg", True)),
 }
 _ORDERED_NEG = call("collections.OrderedDict") + MARK + text("neg") + TRUE + b"u"
+_TWO_OF_FOUR = tar_storages(views=(tuple_of(3, 1, 1, 2),))
 _QUICK = (b"little\n", b"LITTLE", b"middle", b"", b"big\0", b"\xff\xfe", b"x" * 300)
 
 
@@ -313,6 +314,12 @@ CASES: list[Case] = [
         W,
     ),
     *converts("storage-tar", {"plain": old_tar}, W),
+    Case(
+        "storage-tar-view",
+        lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(2,))),
+        "convert",
+        {"w": ("F32", (2,), FLOATS[4:12])},
+    ),
     *rejects(
         "storage-tar",
         {
@@ -331,6 +338,8 @@ CASES: list[Case] = [
             "view-of-nothing": lambda: old_tar(tar_storages(views=(tuple_of(3, 9, 0, 1),))),
             "view-list": lambda: old_tar(tar_storages(views=(list_of(3, 1, 0, 1),))),
             "view-twice": lambda: old_tar(tar_storages(views=(tuple_of(1, 1, 0, 1),))),
+            "view-exceeded": lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(3,))),
+            "view-preceded": lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(2,), offset=-1)),
             "ndim-2-31": lambda: old_tar(tensors=tar_tensors(ndim=(1 << 31) - 1)),
             "ndim-negative": lambda: old_tar(tensors=tar_tensors(ndim=-1)),
             "ndim-65": lambda: old_tar(tensors=tar_tensors(ndim=65, size=(1,) * 65, stride=(1,) * 65)),
