@@ -8,7 +8,7 @@ import json
 import re
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from sdconvert.strict_json import cost
 from sdconvert.tensor import Piece, Storage, TensorRef
 
 from .hostile.legacy import tar
-from .hostile.pickling import dict_of, integer, module, name, pickled, short_text, tensor, text
+from .hostile.pickling import FALSE, MARK, NONE, dict_of, integer, module, name, pickled, short_text, tensor, text
 from .hostile.safetensors_files import file as safetensors_file
 from .hostile.safetensors_files import info
 from .hostile.zips import FLOATS, Archive, Member, deflated, members, torch_zip
@@ -167,3 +167,49 @@ def test_the_page_gives_every_default() -> None:
         numbers = re.findall(r"(\d[\d,]*\d|\d)(?: (KiB|MiB|GiB|TiB|times))?", values)
         told |= zip(limits, [int(n.replace(",", "")) * UNITS[u] for n, u in numbers] * len(limits), strict=False)
     assert told == dataclasses.asdict(Limits())
+
+
+def _parameters(depth: int) -> bytes:
+    """A tensor inside of `depth` - 1 calls that make parameters of it."""
+    return (
+        (name("torch._utils._rebuild_parameter") + MARK) * (depth - 1) + tensor() + (FALSE + NONE + b"tR") * (depth - 1)
+    )
+
+
+def _modules(below: int) -> bytes:
+    inner = module(parameters={"w": tensor()})
+    for _ in range(below):
+        inner = module(children={"a": inner})
+    return inner
+
+
+def _dicts(below: int) -> bytes:
+    inner = dict_of(W)
+    for _ in range(below):
+        inner = dict_of(("a", inner), W)
+    return inner
+
+
+FIXED: dict[str, tuple[Callable[[int], bytes], int, str]] = {
+    "dimensions": (lambda n: dict_of(("w", tensor((4,) + (1,) * (n - 1), (1,) * n))), 64, "65 dimensions"),
+    "calls": (lambda n: dict_of(("w", _parameters(n))), 16, "nested too deeply"),
+    "flags": (
+        lambda n: dict_of(("w", tensor(metadata=dict_of(*((f"k{i}", False) for i in range(n)))))),
+        64,
+        "more than 64",
+    ),
+    "way": (lambda n: dict_of(("k" * (n - 10), dict_of(("state_dict", dict_of(W))))), 4096, "more than 4096"),
+    "modules": (_modules, 200, "nested beyond reason"),
+    "dicts": (_dicts, 200, "nested beyond reason"),
+}
+"""What has no setting: (the object that needs so much, how much there may be, what is said of one more)."""
+
+
+@pytest.mark.parametrize("what", FIXED)
+def test_what_has_no_setting_is_held_to_the_unit_too(what: str, tmp_path: Path) -> None:
+    build, bound, says = FIXED[what]
+    sdconvert.convert(made(torch_zip(build(bound)), tmp_path), tmp_path / "out.safetensors")
+    with pytest.raises(UnreadableError, match=says):
+        sdconvert.convert(made(torch_zip(build(bound + 1)), tmp_path), tmp_path / "more.safetensors")
+    page = (ROOT / "docs" / "security.md").read_text()
+    assert f"{bound:,} " in page.partition("has no setting")[2].partition("## ")[0]

@@ -167,6 +167,16 @@ CASES: list[Case] = [
     *rejects("storage-metadata", {key: lambda v=v: one(metadata=v) for key, v in _META.items()}),  # type: ignore[misc]
     *rejects("storage-byteorder", {str(i): lambda v=v: _byteorder(v) for i, v in enumerate(_QUICK[1:])}),  # type: ignore[misc]
     *rejects(
+        "storage-key-of-a-record",
+        {
+            "none": lambda: torch_zip(dict_of(("w", tensor(key=NONE))), storages={"None": FLOATS}),
+            "float": lambda: torch_zip(dict_of(("w", tensor(key=real(0.5)))), storages={"0.5": FLOATS}),
+            "bool": lambda: torch_zip(dict_of(("w", tensor(key=TRUE))), storages={"True": FLOATS}),
+            "tuple": lambda: torch_zip(dict_of(("w", tensor(key=tuple_of(0)))), storages={"(0,)": FLOATS}),
+        },
+        says="a storage's key is not a string",
+    ),
+    *rejects(
         "storage-record",
         {
             "15-bytes": lambda: torch_zip(dict_of(("w", tensor())), storages={"0": FLOATS[:15]}),
