@@ -78,7 +78,7 @@ class ZipDirectory:
             self.scratch,
             wbits=-15,
             nbytes=record.nbytes,
-            most=self.limits.inflate_bytes,
+            limits=self.limits,
             name=name,
             crc32=record.crc32 if self.checksums else None,
         )
