@@ -184,13 +184,13 @@ def head_of(source: Source, count: int) -> bytes:
     return head or read(source, 0, count)  # Of a damaged stream, this says what is wrong.
 
 
-def credit(source: Source) -> int:
+def credit(source: Source, limits: Limits) -> int:
     """How many bytes of `source` may be turned into objects: all that are really there, but of
-    unpacked ones not many more than were packed, since an object costs more than a byte of a bomb."""
+    unpacked ones not many more than were packed (``Limits.inflate_slack``)."""
     if isinstance(source, SliceSource):
-        return credit(source.base)
+        return credit(source.base, limits)
     if isinstance(source, InflatedSource):
-        return (2 << 20) + 12 * packed_bytes(source)
+        return limits.inflate_slack + 12 * packed_bytes(source)
     return source.nbytes
 
 

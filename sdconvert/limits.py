@@ -45,6 +45,10 @@ class Limits:
     inflate_bytes: int = 1 << 40
     """What one compressed record or gzip stream may unpack to: disk, in the directory of temporary files."""
 
+    inflate_slack: int = 2 << 20
+    """Bytes of an unpacked pickle, header or directory that are always read; beyond them 12 for each that was packed,
+    since an object costs more than a byte of a bomb. Checkpoints of one archive, shards of one set share them."""
+
     header_bytes: int = 100_000_000
     """A safetensors header, or an index; the reference reader's own cap."""
 

@@ -104,8 +104,8 @@ def test_the_head_is_told_without_unpacking_and_of_damage_by_the_error() -> None
 def test_credit_and_size_are_those_of_the_packed_bytes() -> None:
     part = SliceSource(source(), 2, 100)
     assert packed_bytes(part) == len(deflated())
-    assert credit(part) == (2 << 20) + 12 * len(deflated())
-    assert credit(MemorySource(DATA)) == len(DATA)
+    assert credit(part, Limits()) == (2 << 20) + 12 * len(deflated())
+    assert credit(MemorySource(DATA), Limits()) == len(DATA)
     assert packed_bytes(SliceSource(MemorySource(DATA), 5, 60)) == 60
 
 
@@ -124,7 +124,7 @@ def test_what_was_packed_twice_counts_as_what_is_really_there() -> None:
         MemorySource(outer), Scratch(), wbits=RAW, nbytes=len(stream), limits=Limits(), name="outer"
     )
     assert packed_bytes(inside(stream, between, len(DATA))) == len(outer) < len(stream)
-    assert credit(inside(stream, between, len(DATA))) == (2 << 20) + 12 * len(outer)
+    assert credit(inside(stream, between, len(DATA)), Limits()) == (2 << 20) + 12 * len(outer)
 
 
 def test_all_that_is_compressed_inside_of_a_stream_shares_what_its_bytes_allow() -> None:

@@ -49,6 +49,15 @@ def packed(data: bytes) -> bytes:
     return Archive(records).build()
 
 
+LONG = pickled(dict_of(W, ("x", NONE + b"0" + NONE * 100_000 + b"0" * 99_999)))
+_WIDE = safetensors_file(json.dumps({"w": info()}).encode() + b" " * 100_000)
+
+
+def packed_pickle(root: bytes) -> bytes:
+    """A checkpoint whose pickle is deflated."""
+    return Archive([Member(m.name, m.data, method=8 * (m.data is root)) for m in members(root)]).build()
+
+
 def times(large: bytes, small: bytes) -> int:
     """How many times the length of `small` the length of `large` is, rounded up."""
     return -(-len(large) // len(small))
@@ -90,6 +99,12 @@ HELD: dict[str, tuple[str, int, Files]] = {
     "shards": ("nesting", 2, SHARDS),
     "ratio-of-a-record": ("inflate_ratio", times(ZEROS, deflated(ZEROS)), packed(ZEROS)),
     "ratio-of-gzip": ("inflate_ratio", times(SPARE, gzip.compress(SPARE, mtime=0)), gzip.compress(SPARE, mtime=0)),
+    "packed-pickle": ("inflate_slack", len(LONG) - 12 * len(deflated(LONG)), packed_pickle(LONG)),
+    "packed-header": (
+        "inflate_slack",
+        len(_WIDE) - 8 - len(FLOATS) - 12 * len(gzip.compress(_WIDE, mtime=0)),
+        gzip.compress(_WIDE, mtime=0),
+    ),
     "record": ("inflate_bytes", 1000, packed(bytes(range(250)) * 4)),
     "gzip": ("inflate_bytes", len(GOOD), gzip.compress(GOOD, mtime=0)),
     "header": ("header_bytes", len(SOUND) - 8 - len(FLOATS), SOUND),

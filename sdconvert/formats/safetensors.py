@@ -80,7 +80,9 @@ def _header_bytes(source: Source, limits: Limits) -> int:
     size = int.from_bytes(read_bytes(source, 0, 8), "little")
     if limits.header_bytes < size <= source.nbytes - 8:
         raise UnreadableError(f"its header has {size} bytes, more than {limits.header_bytes} (Limits.header_bytes)")
-    if size > min(credit(source), source.nbytes - 8):
+    if credit(source, limits) < size <= source.nbytes - 8:
+        raise UnreadableError(f"its header of {size} bytes was packed to next to nothing (Limits.inflate_slack)")
+    if size > source.nbytes - 8:
         raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
     return size
 

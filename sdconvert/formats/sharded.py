@@ -41,6 +41,7 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
             f"{len(lost)} of {len(files)} shards are missing: {listed(lost, _SHOWN, _LONGEST)}. "
             "Download or copy them again"
         )
+    nested = nested.among(len(files))
     merged = _Merged()
     for number, name in enumerate(files):
         with within(name):

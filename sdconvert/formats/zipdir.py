@@ -100,8 +100,8 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     count, start, end = _find_directory(source)
     if count > limits.zip_members:
         raise UnreadableError(f"it has {count} records, more than Limits.zip_members")
-    if end - start > credit(source):
-        raise UnreadableError(f"its zip directory of {end - start} bytes is far larger than the file")
+    if end - start > credit(source, limits):
+        raise UnreadableError(f"its zip directory has {end - start} bytes (Limits.inflate_slack)")
     if count * _CENTRAL.size > end - start:
         raise UnreadableError("its zip directory is too short for the records it counts. The file is damaged")
     records: dict[str, Record] = {}

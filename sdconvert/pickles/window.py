@@ -29,7 +29,7 @@ class Window:
         self.buf, self.base, self.pos, self.valid, self.safe = b"", offset, 0, 0, 0
         self.frame_end: int | None = None
         self.step = _FIRST
-        self.budget = min(limits.pickle_bytes, credit(source))
+        self.budget = min(limits.pickle_bytes, credit(source, limits))
         self.budget_end = offset + self.budget
 
     def damaged(self, what: str) -> UnreadableError:
@@ -46,7 +46,8 @@ class Window:
         if at >= self.source.nbytes:
             raise self.damaged("it ends before its STOP. The file was cut short")
         if at >= self.budget_end:
-            raise self.damaged(f"it is longer than the {self.budget} bytes that it may have (Limits.pickle_bytes)")
+            limits = "Limits.pickle_bytes" if self.budget == self.limits.pickle_bytes else "Limits.inflate_slack"
+            raise self.damaged(f"it is longer than the {self.budget} bytes that it may have ({limits})")
         if self.valid - self.pos < _MARGIN and self.base + self.valid < self.source.nbytes:
             self.load(at, self.step)
         self.set_safe()

@@ -95,6 +95,7 @@ def _packed_header(body: bytes) -> bytes:
 
 _DIMS = integer(1) * 40_000
 _LISTS = b"\x80\x02" + b"]" * (30 << 20)
+_FULL = b"\x80\x02(" + b"]K\1a" * 490_000 + b"l."
 _UNPACKED = {
     "nones": lambda: deflated_zip(b"N" * (100 << 20)),
     "lists": lambda: deflated_zip(b"]" * (60 << 20)),
@@ -115,6 +116,7 @@ _UNPACKED = {
         ).build(),
         mtime=0,
     ),
+    "many-in-one": lambda: Archive([Member(f"m{i}.pkl", _FULL, method=8) for i in range(40)]).build(),
     "gzip-in-deflate": lambda: Archive([Member("m.pkl.gz", gzip.compress(_LISTS, 0, mtime=0), method=8)]).build(),
     "deflate-in-deflate": lambda: Archive(
         [
