@@ -37,7 +37,9 @@ class MemberSource:
         self.name, self.base = name, base
         source: Source = base
         if len(links) > limits.nesting:
-            raise UnreadableError(f"{name}: has more than {limits.nesting} containers inside each other")
+            raise UnreadableError(
+                f"{name}: has more than {limits.nesting} containers inside each other (Limits.nesting)"
+            )
         with within(name):
             for link in reversed(links):
                 source = _member(source, link, limits)

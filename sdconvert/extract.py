@@ -66,7 +66,7 @@ def extract(
         where = f" at key {key!r}" if key is not None else " in it"
         empty = next((f", but {name} is {one.why}" for name, one in entries if type(one) is LostTensor), "")
         raise _nothing(extraction, where, empty)
-    named, dropped = (names or Names()).apply(with_recipes(tensors, chosen.node))
+    named, dropped = (names or Names()).apply(with_recipes(tensors, chosen.node, limits))
     refuse_parts_of_ranks(named, checkpoint.globals)
     lost = [(name, tensor) for name, tensor in named.items() if type(tensor) is LostTensor]
     if lost:
@@ -245,18 +245,26 @@ class _Extraction:
                     above.add(id(node))
                     prefix = f"{prefix}{name}." if len(walking) > 1 else ""
                     if len(prefix) > self.limits.name_bytes:
-                        raise UnreadableError(f"a name begins with {len(prefix)} characters. The file is hostile")
+                        raise UnreadableError(
+                            f"a name begins with {len(prefix)} characters, more than Limits.name_bytes. "
+                            "The file is hostile"
+                        )
                     wanted = list(self._wanted(node, found))
                     below = iter(wanted)
                     patience -= 1 + len(wanted)  # A container may have 2**60 paths to it, and nothing that is wanted.
                     break
             else:
                 if not walking:
+                    self._check_count(len(entries), patience)
                     return entries
                 prefix, below, key = walking.pop()
                 above.discard(key)
-            if len(entries) > self.most or patience < 0:
-                raise UnreadableError(f"it would give more than {self.most} names. The file is hostile")
+            self._check_count(len(entries), patience)
+
+    def _check_count(self, names: int, patience: int) -> None:
+        if names > self.most or patience < 0:
+            limit = " (Limits.tensors)" if self.most == self.limits.tensors else ""
+            raise UnreadableError(f"it would give more than {self.most} names{limit}. The file is hostile")
 
     def _too_long(self) -> UnreadableError:
         return UnreadableError(f"its names take more than {self.spelled} characters. The file is hostile")

@@ -14,6 +14,7 @@ from typing import IO
 
 from .crc32 import crc32
 from .errors import UnreadableError
+from .limits import Limits
 from .source import SliceSource, Source, read
 
 _IN_MEMORY = 4 << 20
@@ -72,6 +73,23 @@ class Scratch:
             self._file.close()
 
 
+class _Allowance:
+    """How much may be unpacked in all from some bytes that are really there, whatever is inside of what."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._left, self._lock = nbytes, threading.Lock()
+
+    def take(self, nbytes: int, name: str) -> None:
+        """UnreadableError when `nbytes` more are too many."""
+        with self._lock:
+            self._left -= nbytes
+            if self._left < 0:
+                raise UnreadableError(
+                    f"{name}: compressed data inside compressed data multiplies beyond reason (Limits.inflate_ratio). "
+                    "It is a bomb"
+                )
+
+
 def _pwrite(fd: int, data: bytes | bytearray, at: int) -> None:
     view = memoryview(data)
     while view:
@@ -84,8 +102,8 @@ class InflatedSource:
     order that has nothing to do with the stream's.
 
     `wbits` is zlib's: -15 for a raw deflate stream, 31 for gzip. `nbytes` must be what the
-    stream really gives; None lets the stream decide (gzip), up to `most` bytes, and then
-    nothing else may be in `scratch`.
+    stream really gives; None lets the stream decide (gzip), and then nothing else may be in `scratch`.
+    All that is compressed inside of it, at any depth, shares what its own bytes allow (``Limits.inflate_ratio``).
     """
 
     def __init__(
@@ -95,15 +113,20 @@ class InflatedSource:
         *,
         wbits: int,
         nbytes: int | None,
-        most: int,
+        limits: Limits,
         name: str,
         crc32: int | None = None,
     ) -> None:
         self.name, self.packed = name, packed
+        around = packed.base if isinstance(packed, SliceSource) else packed
+        most = limits.inflate_ratio * max(packed_bytes(packed), 1)
+        self._allowance: _Allowance = around._allowance if isinstance(around, InflatedSource) else _Allowance(most)
         self._scratch, self._wbits, self._crc32 = scratch, wbits, crc32
         self._at: int | None = None
         self._lock = threading.Lock()
-        self.nbytes: int = self._unpack(0, most) if nbytes is None else nbytes
+        if nbytes is not None and nbytes > limits.inflate_bytes:
+            raise UnreadableError(f"{name}: claims to unpack to {nbytes} bytes, more than Limits.inflate_bytes")
+        self.nbytes: int = self._unpack(0, min(limits.inflate_bytes, most)) if nbytes is None else nbytes
         if nbytes is None:
             self._at = 0
 
@@ -137,13 +160,17 @@ class InflatedSource:
 
         def write(data: bytes) -> None:
             nonlocal end
+            self._allowance.take(len(data), self.name)
             self._scratch.write(data, end)
             end += len(data)
 
         try:
             crc = inflate(self.packed, self._wbits, most, write, self.name)
         except OSError as error:
-            raise UnreadableError(f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}") from error
+            raise UnreadableError(
+                f"{self.name}: cannot be unpacked into a temporary file: {error.strerror}. "
+                "TMPDIR can name a directory with more room"
+            ) from error
         if self._crc32 is not None and crc != self._crc32:
             raise UnreadableError(f"{self.name}: checksum {crc:08x}, expected {self._crc32:08x}. The file is damaged")
         return end - at
@@ -157,22 +184,24 @@ def head_of(source: Source, count: int) -> bytes:
     return head or read(source, 0, count)  # Of a damaged stream, this says what is wrong.
 
 
-def credit(source: Source) -> int:
+def credit(source: Source, limits: Limits) -> int:
     """How many bytes of `source` may be turned into objects: all that are really there, but of
-    unpacked ones not many more than were packed, since an object costs more than a byte of a bomb."""
+    unpacked ones not many more than were packed (``Limits.inflate_slack``)."""
     if isinstance(source, SliceSource):
-        return credit(source.base)
+        return credit(source.base, limits)
     if isinstance(source, InflatedSource):
-        return (2 << 20) + 12 * source.packed.nbytes
+        return limits.inflate_slack + 12 * packed_bytes(source)
     return source.nbytes
 
 
 def packed_bytes(source: Source) -> int:
-    """How many bytes there really are below `source`, however often they are unpacked: what it may unpack to is
-    in proportion to them, so that compressed data inside compressed data does not multiply."""
-    while isinstance(source, InflatedSource | SliceSource):
-        source = source.packed if isinstance(source, InflatedSource) else source.base
-    return source.nbytes
+    """How many bytes that are really there `source` is a part of, however often they are unpacked: what it may unpack
+    to is in proportion to them, so that compressed data inside compressed data does not multiply."""
+    while True:
+        around = source.base if isinstance(source, SliceSource) else source
+        if not isinstance(around, InflatedSource):
+            return source.nbytes
+        source = around.packed
 
 
 def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], object], name: str) -> int:
@@ -195,7 +224,9 @@ def inflate(packed: Source, wbits: int, most: int, write: Callable[[bytes], obje
             raise UnreadableError(f"{name}: its compressed data is damaged: {error}") from error
         total += len(data)
         if total > most:
-            raise UnreadableError(f"{name}: unpacks to more than the {most} bytes it may")
+            raise UnreadableError(
+                f"{name}: unpacks to more than the {most} bytes it may (Limits.inflate_bytes, Limits.inflate_ratio)"
+            )
         crc = crc32(data, crc)
         write(data)
         pending = engine.unconsumed_tail

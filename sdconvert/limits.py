@@ -25,7 +25,7 @@ class Limits:
     """One integer inside a pickle. torch's magic number has 10 bytes."""
 
     text_bytes: int = 64 << 20
-    """One string inside a pickle: a byte array that protocol 2 wrote as text is the longest."""
+    """One string inside a pickle, or one line: a byte array that protocol 2 wrote as text is the longest."""
 
     zip_members: int = 4_000_000
     """Records in a zip archive; each storage is one."""
@@ -43,7 +43,11 @@ class Limits:
     """Inflated over compressed bytes; deflate cannot do better than 1032."""
 
     inflate_bytes: int = 1 << 40
-    """What one compressed record or gzip stream may unpack to."""
+    """What one compressed record or gzip stream may unpack to: disk, in the directory of temporary files."""
+
+    inflate_slack: int = 2 << 20
+    """Bytes of an unpacked pickle, header or directory that are always read; beyond them 12 for each that was packed,
+    since an object costs more than a byte of a bomb. Checkpoints of one archive, shards of one set share them."""
 
     header_bytes: int = 100_000_000
     """A safetensors header, or an index; the reference reader's own cap."""

@@ -155,7 +155,9 @@ def check_names(names: Iterable[str], limits: Limits) -> None:
         try:
             size = len(name.encode())
         except UnicodeEncodeError:
-            raise UnreadableError(f"tensor {name!r} has a name that is not Unicode text. --rename mends it") from None
+            raise UnreadableError(
+                f"tensor {name!r} has a name that is not Unicode text. --exclude with a pattern leaves it out"
+            ) from None
         if size > limits.name_bytes:
             raise UnreadableError(
                 f"a tensor's name has {size} bytes, more than Limits.name_bytes: {name[:60]}... "

@@ -17,7 +17,7 @@ from .checkpoint import Dict, EncodedTensor, Encoding, TensorRef, Value
 from .dtypes import BY_NAME
 from .encodings import Fact, check, encoded, plain_recipe
 from .errors import UnreadableError, UnsupportedError, within
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import Limits
 from .strict_json import parse_text
 from .tensor import contiguous_strides, strided
 
@@ -49,7 +49,7 @@ def spread(named: Mapping[str, Value], limits: Limits) -> tuple[dict[str, Tensor
             tensors[part] = value.parts[role]
         encodings[name] = Encoding(value.recipe, parts)
         if len(tensors) > limits.tensors:
-            raise UnreadableError(f"it has more than {limits.tensors} tensors. The file is hostile")
+            raise UnreadableError(f"it has more than {limits.tensors} tensors (Limits.tensors). The file is hostile")
     return tensors, encodings
 
 
@@ -79,14 +79,14 @@ def alone(name: str, tensor: TensorRef) -> Encoding | None:
     return Encoding(recipe, {role: name})
 
 
-def restored(tensors: Mapping[str, Value], text: str) -> dict[str, Value]:
+def restored(tensors: Mapping[str, Value], text: str, limits: Limits) -> dict[str, Value]:
     """The tensors with those that `text` says are parts put together, each where its first part was.
 
     UnreadableError when the text is not what `to_text` makes of such tensors, UnsupportedError when it is of a kind
     that is newer than this reader.
     """
     with within(KEY):
-        listed = _parsed(text, tensors)
+        listed = _parsed(text, tensors, limits)
         result: dict[str, Value] = dict(tensors)
         owner: dict[str, str] = {}
         for name, one in listed.items():
@@ -125,18 +125,18 @@ def restored(tensors: Mapping[str, Value], text: str) -> dict[str, Value]:
         }
 
 
-def with_recipes(tensors: dict[str, Value], node: Value) -> dict[str, Value]:
+def with_recipes(tensors: dict[str, Value], node: Value, limits: Limits) -> dict[str, Value]:
     """The tensors of `node`, those put together of which a state dict that was written here keeps the recipes."""
     attributes = node.attributes if type(node) is Dict else None
     metadata = attributes.get("_metadata") if attributes is not None else None
     text = metadata.get(KEY) if type(metadata) is Dict else None
-    return restored(tensors, text) if type(text) is str else tensors
+    return restored(tensors, text, limits) if type(text) is str else tensors
 
 
-def _parsed(text: str, tensors: Mapping[str, Value]) -> dict[str, Any]:
+def _parsed(text: str, tensors: Mapping[str, Value], limits: Limits) -> dict[str, Any]:
     if len(text) > _longest(tensors):
         raise UnreadableError(f"{len(text)} characters are too many for {len(tensors)} tensors. The file is hostile")
-    document = parse_text(text, "text", DEFAULT_LIMITS.json_bytes)
+    document = parse_text(text, "text", limits.json_bytes)
     if type(document.get("version")) is not int:
         raise UnreadableError("it is not a JSON object with a version. The file is damaged")
     if document["version"] != _VERSION:

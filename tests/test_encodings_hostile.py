@@ -531,9 +531,9 @@ def test_any_change_is_refused_or_makes_tensors_that_can_be_written(data: st.Dat
             container[data.draw(st.sampled_from(WORDS))] = container.pop(key)
     refs = {name: in_memory(tensor) for name, tensor in ANY.items()}
     try:
-        whole = restored(refs, json.dumps(document))
+        whole = restored(refs, json.dumps(document), Limits())
         plain, encodings = spread(whole, Limits())
-        restored(plain, to_text(encodings, plain))
+        restored(plain, to_text(encodings, plain), Limits())
         for one in encodings.values():
             live = {role: ANY[part] for role, part in one.parts.items() if part in ANY}
             decode(one.recipe, live)

@@ -229,6 +229,22 @@ def test_extras_are_json(tmp_path: Path) -> None:
     assert found["hyper"] == {"lr": "nan", "size": [1, 2]}
 
 
+def test_extras_end_where_they_are_too_deep_or_too_long(tmp_path: Path) -> None:
+    deep: Any = 1
+    for _ in range(40):
+        deep = [deep]
+    text = "x" * (1 << 20)
+    torch.save({"state_dict": SD, "deep": deep, "shared": [text] * 1000}, tmp_path / "m.pt")
+    sdconvert.convert(tmp_path / "m.pt", extras=tmp_path / "e.json")
+    assert 16 << 20 < (tmp_path / "e.json").stat().st_size < 18 << 20
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["shared"] == [text] * (len(found["shared"]) - 1) + ["<...>"]
+    levels, inner = 0, found["deep"]
+    while inner != "<...>":
+        levels, inner = levels + 1, inner[0]
+    assert levels == 32
+
+
 def test_only_the_weights_bytes_are_read_of_a_training_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

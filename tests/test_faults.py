@@ -314,7 +314,7 @@ def test_a_file_size_limit(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["source.pt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "posix_fallocate"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
 def test_interrupted(number: signal.Signals, call: str, overwrite: bool, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import zlib
 from binascii import crc32
 
 import pytest
 
 import sdconvert
+from sdconvert import Limits
 from sdconvert.inflated import InflatedSource, Scratch, credit, head_of, inflate, packed_bytes
 from sdconvert.source import MemorySource, SliceSource, read
 
@@ -54,7 +57,7 @@ def test_a_damaged_stream_is_said_to_be_one() -> None:
 
 def source(*, nbytes: int = len(DATA), checksum: int | None = None) -> InflatedSource:
     return InflatedSource(
-        MemorySource(deflated()), Scratch(), wbits=RAW, nbytes=nbytes, most=1 << 20, name="r", crc32=checksum
+        MemorySource(deflated()), Scratch(), wbits=RAW, nbytes=nbytes, limits=Limits(), name="r", crc32=checksum
     )
 
 
@@ -78,6 +81,19 @@ def test_more_or_fewer_bytes_than_were_announced_are_refused_and_so_is_another_c
         read(source(checksum=1), 0, 1)
 
 
+def test_a_disk_without_room_for_what_is_unpacked_says_where_it_would_have_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    data = bytes(5 << 20)  # More than is kept in memory.
+    stream = MemorySource(gzip.compress(data))
+    with pytest.raises(sdconvert.UnreadableError, match=r"r: cannot be unpacked .*No space left.*TMPDIR"):
+        InflatedSource(stream, Scratch(), wbits=GZIP, nbytes=None, limits=Limits(), name="r")
+
+
 def test_the_head_is_told_without_unpacking_and_of_damage_by_the_error() -> None:
     part = SliceSource(source(checksum=1), 2, 100)
     assert head_of(part, 4) == DATA[2:6]
@@ -88,8 +104,42 @@ def test_the_head_is_told_without_unpacking_and_of_damage_by_the_error() -> None
 def test_credit_and_size_are_those_of_the_packed_bytes() -> None:
     part = SliceSource(source(), 2, 100)
     assert packed_bytes(part) == len(deflated())
-    assert credit(part) == (2 << 20) + 12 * len(deflated())
-    assert credit(MemorySource(DATA)) == len(DATA)
+    assert credit(part, Limits()) == (2 << 20) + 12 * len(deflated())
+    assert credit(MemorySource(DATA), Limits()) == len(DATA)
+    assert packed_bytes(SliceSource(MemorySource(DATA), 5, 60)) == 60
+
+
+def inside(stream: bytes, within: SliceSource | InflatedSource | MemorySource, nbytes: int) -> InflatedSource:
+    return InflatedSource(
+        SliceSource(within, 0, len(stream)), Scratch(), wbits=RAW, nbytes=nbytes, limits=Limits(), name="inner"
+    )
+
+
+def test_what_was_packed_twice_counts_as_what_is_really_there() -> None:
+    """However large the stream in between is: it was unpacked, and may be full of nothing."""
+    inner = zlib.compressobj(0, wbits=RAW)
+    stream = inner.compress(DATA) + inner.flush()
+    outer = deflated(stream)
+    between = InflatedSource(
+        MemorySource(outer), Scratch(), wbits=RAW, nbytes=len(stream), limits=Limits(), name="outer"
+    )
+    assert packed_bytes(inside(stream, between, len(DATA))) == len(outer) < len(stream)
+    assert credit(inside(stream, between, len(DATA)), Limits()) == (2 << 20) + 12 * len(outer)
+
+
+def test_all_that_is_compressed_inside_of_a_stream_shares_what_its_bytes_allow() -> None:
+    zeros = bytes(10_000)
+    stream = deflated(zeros)
+    outer = deflated(stream)
+    between = InflatedSource(
+        MemorySource(outer), Scratch(), wbits=RAW, nbytes=len(stream), limits=Limits(), name="outer"
+    )
+    allowed = (Limits().inflate_ratio * len(outer) - len(stream)) // len(zeros)
+    assert 0 < allowed < 10
+    for _ in range(allowed):
+        assert read(inside(stream, between, len(zeros)), 0, 1) == b"\0"
+    with pytest.raises(sdconvert.UnreadableError, match=r"inner: compressed data inside .*It is a bomb"):
+        read(inside(stream, between, len(zeros)), 0, 1)
 
 
 def test_scratch_keeps_places_apart_before_and_after_it_moves_to_a_file() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError
@@ -33,6 +33,7 @@ FORMATS: tuple[Format, ...] = (torch_zip, torch_legacy, gzipped, torch_tar, safe
 DIRECTORIES: tuple[DirectoryFormat, ...] = (sharded, dcp, dcp_safetensors, deepspeed, weights_dir)
 
 _HEAD = 512
+_LEAST = 16 << 10  # Bytes of a pickle that is one of very many.
 
 
 def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
@@ -41,8 +42,10 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
     UnreadableError when it is damaged, hostile or no checkpoint; UnsupportedError when it is
     something sound that is not read here. Both say what it is and what to do.
     """
-    if depth > limits.nesting:
-        raise UnreadableError(f"it has more than {limits.nesting} containers inside each other. It is hostile")
+    if depth >= limits.nesting:
+        raise UnreadableError(
+            f"it has more than {limits.nesting} containers inside each other (Limits.nesting). It is hostile"
+        )
     head = head_of(source, _HEAD)
     container = _container(head, source)
     if container is None:
@@ -52,8 +55,10 @@ def read(source: Source, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> 
 
 def read_folder(folder: Folder, *, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> Checkpoint:
     """What a directory holds, without running any of it. The errors are those of `read`."""
-    if depth > limits.nesting:
-        raise UnreadableError(f"it has more than {limits.nesting} checkpoints inside each other. It is hostile")
+    if depth >= limits.nesting:
+        raise UnreadableError(
+            f"it has more than {limits.nesting} checkpoints inside each other (Limits.nesting). It is hostile"
+        )
     for layout in DIRECTORIES:
         if layout.sniff(folder):
             return layout.read(folder, Inside(limits, depth + 1), limits)
@@ -76,6 +81,10 @@ class Inside:
         if not isinstance(source, SliceSource) and isinstance(source, Folder):
             return read_folder(source, limits=self.limits, depth=self.depth)
         return read(source, limits=self.limits, depth=self.depth)
+
+    def among(self, count: int) -> Inside:
+        share = max(_LEAST, self.limits.inflate_slack // max(count, 1))
+        return replace(self, limits=replace(self.limits, inflate_slack=min(share, self.limits.inflate_slack)))
 
     def knows(self, source: Source) -> bool:
         return _container(head_of(source, _HEAD), source) is not None

@@ -74,6 +74,7 @@ def read_files(container: str, files: Mapping[str, Source], nested: Nested) -> C
         raise UnsupportedError(
             f"it is an archive of more than {_MOST} checkpoints. {container}://NAME::ARCHIVE takes one of them"
         )
+    nested = nested.among(len(wanted))
     found: dict[str, Checkpoint] = {}
     refused: dict[str, UnsupportedError] = {}
     for name in wanted:

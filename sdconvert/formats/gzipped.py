@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..errors import UnreadableError, within
-from ..inflated import InflatedSource, Scratch, packed_bytes
+from ..inflated import InflatedSource, Scratch
 from ..limits import Limits
 from ..source import Source
 from ..source import read as read_bytes
@@ -28,8 +28,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
 
 def gunzipped(source: Source, limits: Limits) -> Source:
     """What a gzip stream unpacks to. UnreadableError when that is another one, or it is damaged."""
-    most = min(limits.inflate_bytes, limits.inflate_ratio * packed_bytes(source))
-    inner = InflatedSource(source, Scratch(), wbits=31, nbytes=None, most=most, name="gzip stream")
+    inner = InflatedSource(source, Scratch(), wbits=31, nbytes=None, limits=limits, name="gzip stream")
     if sniff(read_bytes(inner, 0, min(3, inner.nbytes)), inner):
         raise UnreadableError("it is gzip inside gzip, which only a bomb needs. Unpack it once first")
     return inner

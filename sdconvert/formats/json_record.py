@@ -18,7 +18,9 @@ def read_json(directory: ZipDirectory, name: str, limits: Limits) -> dict[str, A
         if name not in directory.records:
             raise UnreadableError("is not in the archive. The file is damaged")
         storage = directory.storage(name)
-        if storage.nbytes > min(limits.header_bytes, credit(storage.source)):
-            raise UnreadableError(f"{storage.nbytes} bytes of JSON are too many (Limits.header_bytes)")
+        if storage.nbytes > min(limits.header_bytes, credit(storage.source, limits)):
+            raise UnreadableError(
+                f"{storage.nbytes} bytes of JSON are too many (Limits.header_bytes, Limits.inflate_slack)"
+            )
         check_crc(storage)
         return parse(storage.source, storage.offset, storage.nbytes, "text", limits.json_bytes)

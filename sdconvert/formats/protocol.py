@@ -18,6 +18,9 @@ class Nested(Protocol):
     def __call__(self, source: Source | Folder) -> Checkpoint:
         """What `source` holds; the errors are those of `formats.read`."""
 
+    def among(self, count: int) -> Nested:
+        """The same for each of `count` checkpoints that will be in memory together."""
+
     def knows(self, source: Source) -> bool:
         """Whether the content of `source` is some container's."""
 

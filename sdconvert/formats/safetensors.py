@@ -70,7 +70,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     aliases = {alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors}
     aliases.pop("format", None)
     tensors |= {alias: tensors[kept] for alias, kept in aliases.items()}
-    whole = tensors if recipes is None else restored(tensors, recipes)
+    whole = tensors if recipes is None else restored(tensors, recipes, limits)
     root = Dict(list(whole.items()), attributes=Dict([("_metadata", Dict())]))  # As state_dict() marks its own.
     rest = {key: value for key, value in metadata.items() if key not in aliases and key != "format"}
     return Checkpoint(NAME, root, metadata=rest)
@@ -80,7 +80,9 @@ def _header_bytes(source: Source, limits: Limits) -> int:
     size = int.from_bytes(read_bytes(source, 0, 8), "little")
     if limits.header_bytes < size <= source.nbytes - 8:
         raise UnreadableError(f"its header has {size} bytes, more than {limits.header_bytes} (Limits.header_bytes)")
-    if size > min(credit(source), source.nbytes - 8):
+    if credit(source, limits) < size <= source.nbytes - 8:
+        raise UnreadableError(f"its header of {size} bytes was packed to next to nothing (Limits.inflate_slack)")
+    if size > source.nbytes - 8:
         raise UnreadableError(f"its header claims {size} bytes, the file has {source.nbytes}. It was cut short")
     return size
 

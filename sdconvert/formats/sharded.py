@@ -41,10 +41,11 @@ def read(folder: Folder, nested: Nested, limits: Limits) -> Checkpoint:
             f"{len(lost)} of {len(files)} shards are missing: {listed(lost, _SHOWN, _LONGEST)}. "
             "Download or copy them again"
         )
+    nested = nested.among(len(files))
     merged = _Merged()
     for number, name in enumerate(files):
         with within(name):
-            merged.add(number, name, nested(folder.open(name)))
+            merged.add(number, name, nested(folder.open(name)), limits)
     merged.restore_aliases(index.metadata)
     if entry:
         merged.warnings.append(f"there is no index; the {len(files)} shards that belong together by name were taken")
@@ -139,13 +140,13 @@ class _Merged:
         self.metadata: dict[str, str] = {}
         self.warnings: list[str] = []
 
-    def add(self, number: int, file: str, shard: Checkpoint) -> None:
+    def add(self, number: int, file: str, shard: Checkpoint, limits: Limits) -> None:
         """Take all that a shard holds. UnreadableError when another has a tensor of the same name."""
         if type(shard.root) is not Dict:
             raise UnreadableError("holds no state dict. A shard has one, names to tensors, and nothing around it")
         if any(type(name) is not str for name, _ in shard.root.pairs):
             raise UnreadableError("has a name in its state dict that is not text. It is no shard")
-        for name, value in with_recipes(dict(shard.root.pairs), shard.root).items():
+        for name, value in with_recipes(dict(shard.root.pairs), shard.root, limits).items():
             if self.home.get(name, file) != file:
                 raise UnreadableError(
                     f"{name} is also in {self.home[name]}. Remove the shard that does not belong to the others"

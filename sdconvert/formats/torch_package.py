@@ -69,7 +69,7 @@ def _sources(directory: ZipDirectory, root: str, names: Collection[Global]) -> I
         if record not in classes:
             storage = directory.storage(record)
             with within(record):
-                few = storage.nbytes <= min(_LONGEST, credit(storage.source))
+                few = storage.nbytes <= min(_LONGEST, credit(storage.source, directory.limits))
                 data = read_bytes(storage.source, storage.offset, storage.nbytes) if few else b""
             parts = re.split(r"^class (\w+)", data.decode("utf-8", "replace"), flags=re.MULTILINE)
             classes[record] = dict(zip(parts[1::2], parts[2::2], strict=True))

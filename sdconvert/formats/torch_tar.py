@@ -19,9 +19,10 @@ from ..limits import Limits
 from ..pickles.machine import run
 from ..pickles.nodes import Global, Node
 from ..pickles.rebuild import resolve
+from ..pickles.resolver import view
 from ..source import Source
 from ..source import read as read_bytes
-from ..tensor import MAX_DIMENSIONS, Storage, strided
+from ..tensor import MAX_DIMENSIONS, Storage
 from .archive import read_files
 from .protocol import Nested
 from .storages import parse_storage_id, storage_class
@@ -94,10 +95,10 @@ class _Objects:
         if at == source.nbytes:
             return
         views, at = self.unpickle(source, at)
-        for view in views if type(views) is list else ():
-            if type(view) is not tuple or len(view) != 4 or type(view[1]) not in (int, str):
+        for part in views if type(views) is list else ():
+            if type(part) is not tuple or len(part) != 4 or type(part[1]) not in (int, str):
                 raise UnreadableError("a view of a storage is not described by two keys and two numbers. It is damaged")
-            key, root_key, offset, numel = view
+            key, root_key, offset, numel = part
             root = self.known.get(str(root_key))
             if type(root) is not TypedStorage or type(offset) is not int or type(numel) is not int:
                 raise UnreadableError("a view belongs to no storage. The file is damaged")
@@ -122,8 +123,7 @@ class _Objects:
                 raise UnreadableError(f"tensor {entry[0]} has {ndim} dimensions. The file is damaged")
             numbers = struct.unpack(f"<{2 * ndim + 1}q", read_bytes(source, at + 8, 16 * ndim + 8))
             at += 16 + 16 * ndim
-            offset = numbers[-1] + typed.offset // typed.dtype.itemsize
-            self.add(entry[0], strided(typed.dtype, numbers[:ndim], typed.storage, offset, numbers[ndim : 2 * ndim]))
+            self.add(entry[0], view(typed, typed.dtype, numbers[-1], numbers[:ndim], numbers[ndim : 2 * ndim]))
         if at != source.nbytes:
             raise UnreadableError("bytes follow its last tensor. The file is damaged or forged")
 

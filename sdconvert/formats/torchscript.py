@@ -134,7 +134,7 @@ class _Classes:
     def parse(self, record: str) -> dict[str, _Class]:
         with within(record):
             storage = self.directory.storage(record)
-            if storage.nbytes > min(_MOST, credit(storage.source)):
+            if storage.nbytes > min(_MOST, credit(storage.source, self.directory.limits)):
                 raise UnreadableError(f"{storage.nbytes} bytes of source are too many for a model")
             text = read_bytes(storage.source, storage.offset, storage.nbytes).decode("utf-8", "replace")
         found: dict[str, _Class] = {}

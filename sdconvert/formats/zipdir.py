@@ -78,7 +78,7 @@ class ZipDirectory:
             self.scratch,
             wbits=-15,
             nbytes=record.nbytes,
-            most=self.limits.inflate_bytes,
+            limits=self.limits,
             name=name,
             crc32=record.crc32 if self.checksums else None,
         )
@@ -100,8 +100,8 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
     count, start, end = _find_directory(source)
     if count > limits.zip_members:
         raise UnreadableError(f"it has {count} records, more than Limits.zip_members")
-    if end - start > credit(source):
-        raise UnreadableError(f"its zip directory of {end - start} bytes is far larger than the file")
+    if end - start > credit(source, limits):
+        raise UnreadableError(f"its zip directory has {end - start} bytes (Limits.inflate_slack)")
     if count * _CENTRAL.size > end - start:
         raise UnreadableError("its zip directory is too short for the records it counts. The file is damaged")
     records: dict[str, Record] = {}
@@ -117,7 +117,9 @@ def read_directory(source: Source, limits: Limits) -> ZipDirectory:
             raise UnreadableError(f"record {entry.name}: {what}. The zip archive is damaged or forged")
         record, expected = _unchecked(source, entry, ends[number]) if ends else check(entry)
         if record.deflated and record.nbytes > limits.inflate_ratio * max(record.packed, 1):
-            raise UnreadableError(f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes}")
+            raise UnreadableError(
+                f"record {entry.name}: {record.packed} bytes cannot unpack to {record.nbytes} (Limits.inflate_ratio)"
+            )
         room -= record.nbytes if record.deflated else 0
         if room < 0:
             raise UnreadableError(
@@ -257,7 +259,8 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
             if unicode_path(extra) not in (None, raw_name):
                 raise UnreadableError(f"record {name}: it has two names. The file is forged")
         if disk or (method == _STORED and packed != nbytes):
-            raise UnreadableError(f"record {name}: its sizes contradict each other. The file is damaged or forged")
+            what = "it is said to be in another file" if disk else "its sizes contradict each other"
+            raise UnreadableError(f"record {name}: {what}. The file is damaged or forged")
         yield _Entry(name, raw_name, version, flags, method, (time, date), crc, packed, nbytes, header)
     if at != len(directory):
         raise UnreadableError("its zip directory holds more than the records it counts. It is damaged or forged")

@@ -52,6 +52,7 @@ def run(source: Source, offset: int = 0, *, limits: Limits = DEFAULT_LIMITS) -> 
 def _interpret(m: Machine) -> Node:
     """Interpret up to STOP; what is then on top of the stack."""
     buf, pos, safe, stack, memo, remember = m.buf, m.pos, m.safe, m.stack, m.memo, m.remember
+    longest = m.limits.text_bytes
     while True:
         if pos >= safe:
             m.pos = pos
@@ -76,8 +77,9 @@ def _interpret(m: Machine) -> Node:
             stack.append(buf[pos])
             pos += 1
         elif op == 0x58:  # BINUNICODE
-            end = pos + 4 + U32(buf, pos)[0]
-            if end < safe:
+            count = U32(buf, pos)[0]
+            end = pos + 4 + count
+            if end < safe and count <= longest:
                 try:
                     stack.append(buf[pos + 4 : end].decode())
                 except UnicodeDecodeError:

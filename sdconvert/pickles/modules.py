@@ -98,7 +98,9 @@ def module_weights(
             raise UnreadableError(f"module {prefix[:-1]} contains itself. The file is damaged or hostile")
         visits += 1  # Modules may be shared, so a few of them can have 2**60 paths, and no weights on any.
         if len(prefix) > longest:
-            raise UnreadableError(f"a module's name has {len(prefix)} characters. The file is hostile")
+            raise UnreadableError(
+                f"a module's name has {len(prefix)} characters, more than Limits.name_bytes. The file is hostile"
+            )
         if len(path) > 200 or visits + len(found.entries) > 2 * most or found.looked_at > 1_000_000 + 16 * most:
             raise UnreadableError("its modules are nested beyond reason. The file is damaged or hostile")
         own = _own(module, prefix, found, told, overrides)

@@ -76,8 +76,10 @@ def _decimal(m: Machine) -> None:
         m.stack.append(line == b"01")
         return
     digits = line.removesuffix(b"L")
-    if len(digits) > m.limits.number_bytes or not digits.removeprefix(b"-").isdigit():
-        raise m.damaged("an integer is not a reasonable one")
+    if len(digits) > m.limits.number_bytes:
+        raise m.damaged(f"an integer of {len(digits)} digits is longer than Limits.number_bytes")
+    if not digits.removeprefix(b"-").isdigit():
+        raise m.damaged("an integer is not one")
     m.stack.append(int(digits))
 
 
@@ -238,9 +240,9 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"\x8b": lambda m: _long(m, 4),
         b"S": _quoted,
         b"V": _escaped,
-        b"U": lambda m: m.stack.append(_python2_text(m.take(m.take(1)[0]))),
+        b"U": lambda m: m.stack.append(_python2_text(m.take_text(m.take(1)[0]))),
         b"T": lambda m: m.stack.append(_python2_text(m.take_bytes(I32(m.take(4), 0)[0]))),
-        b"\x8c": lambda m: m.stack.append(text(m, m.take(m.take(1)[0]))),
+        b"\x8c": lambda m: m.stack.append(text(m, m.take_text(m.take(1)[0]))),
         b"\x8d": lambda m: long_text(m, U64, 8),
         b"B": lambda m: m.stack.append(m.take_bytes(U32(m.take(4), 0)[0])),
         b"C": lambda m: m.stack.append(m.take(m.take(1)[0])),

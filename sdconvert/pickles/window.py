@@ -29,7 +29,7 @@ class Window:
         self.buf, self.base, self.pos, self.valid, self.safe = b"", offset, 0, 0, 0
         self.frame_end: int | None = None
         self.step = _FIRST
-        self.budget = min(limits.pickle_bytes, credit(source))
+        self.budget = min(limits.pickle_bytes, credit(source, limits))
         self.budget_end = offset + self.budget
 
     def damaged(self, what: str) -> UnreadableError:
@@ -46,7 +46,8 @@ class Window:
         if at >= self.source.nbytes:
             raise self.damaged("it ends before its STOP. The file was cut short")
         if at >= self.budget_end:
-            raise self.damaged(f"it is longer than the {self.budget} bytes that it may have (Limits.pickle_bytes)")
+            limits = "Limits.pickle_bytes" if self.budget == self.limits.pickle_bytes else "Limits.inflate_slack"
+            raise self.damaged(f"it is longer than the {self.budget} bytes that it may have ({limits})")
         if self.valid - self.pos < _MARGIN and self.base + self.valid < self.source.nbytes:
             self.load(at, self.step)
         self.set_safe()
@@ -103,12 +104,12 @@ class Window:
 
     def line(self) -> bytes:
         """The bytes up to the next newline, which is consumed too."""
-        end = self.buf.find(b"\n", self.pos, self.valid)
-        size = self.step
-        while end < 0:
-            if self.base + self.valid >= self.source.nbytes or size > self.limits.text_bytes:
+        size, most = self.step, self.limits.text_bytes + 1
+        while (end := self.buf.find(b"\n", self.pos, min(self.valid, self.pos + most))) < 0:
+            if self.valid - self.pos >= most:
+                raise self.damaged("a line is longer than Limits.text_bytes")
+            if self.base + self.valid >= self.source.nbytes:
                 raise self.damaged("a line does not end")
-            self.load(self.base + self.pos, size)
-            end = self.buf.find(b"\n", self.pos, self.valid)
+            self.load(self.base + self.pos, min(size, most))
             size *= 4
         return self.take(end + 1 - self.pos)[:-1]

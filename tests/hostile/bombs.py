@@ -32,7 +32,7 @@ from .pickling import (
     text,
     tuple_of,
 )
-from .zips import FLOATS, Archive, Member, deflated_zip, members, torch_zip
+from .zips import FLOATS, Archive, Member, deflated, deflated_zip, members, torch_zip
 
 T = tensor()
 W = ("w", T)
@@ -94,6 +94,8 @@ def _packed_header(body: bytes) -> bytes:
 
 
 _DIMS = integer(1) * 40_000
+_LISTS = b"\x80\x02" + b"]" * (30 << 20)
+_FULL = b"\x80\x02(" + b"]K\1a" * 490_000 + b"l."
 _UNPACKED = {
     "nones": lambda: deflated_zip(b"N" * (100 << 20)),
     "lists": lambda: deflated_zip(b"]" * (60 << 20)),
@@ -114,6 +116,17 @@ _UNPACKED = {
         ).build(),
         mtime=0,
     ),
+    "many-in-one": lambda: Archive([Member(f"m{i}.pkl", _FULL, method=8) for i in range(40)]).build(),
+    "gzip-in-deflate": lambda: Archive([Member("m.pkl.gz", gzip.compress(_LISTS, 0, mtime=0), method=8)]).build(),
+    "deflate-in-deflate": lambda: Archive(
+        [
+            Member(
+                "m.pt",
+                Archive([Member("a/data.pkl", _LISTS, method=8, raw=deflated(_LISTS, level=0))]).build(),
+                method=8,
+            )
+        ]
+    ).build(),
     "gzip-line": lambda: gzip.compress(b"\x80\x02c" + b"a" * (200 << 20) + b"\nb\n.", mtime=0),
     "gzip-blob": lambda: gzip.compress(
         b"\x80\x02" + b"B" + struct.pack("<I", 200 << 20) + bytes(200 << 20) + b".", mtime=0

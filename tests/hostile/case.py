@@ -40,6 +40,11 @@ def rejects(group: str, builds: Mapping[str, Build], *, file: str = "model.pt", 
     return [Case(f"{group}-{name}", build, REJECT, file=file, says=says) for name, build in builds.items()]
 
 
+def rejects_saying(group: str, builds: Mapping[str, Mapping[str, Build]]) -> Iterable[Case]:
+    """Cases that must be refused, by the words that say why: another check that would refuse them too is not enough."""
+    return [case for says, some in builds.items() for case in rejects(group, some, says=says)]
+
+
 def either(
     group: str, builds: Mapping[str, Build], *, file: str = "model.pt", args: tuple[str, ...] = ()
 ) -> list[Case]:

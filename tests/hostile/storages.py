@@ -139,6 +139,7 @@ _META = {
     "pairs": list_of(("neg", True)),
 }
 _ORDERED_NEG = call("collections.OrderedDict") + MARK + text("neg") + TRUE + b"u"
+_TWO_OF_FOUR = tar_storages(views=(tuple_of(3, 1, 1, 2),))
 _QUICK = (b"little\n", b"LITTLE", b"middle", b"", b"big\0", b"\xff\xfe", b"x" * 300)
 
 
@@ -165,6 +166,16 @@ CASES: list[Case] = [
     *rejects("storage-size", {key: lambda v=v: one(size=v[0], stride=v[1]) for key, v in _SIZES.items()}),  # type: ignore[misc]
     *rejects("storage-metadata", {key: lambda v=v: one(metadata=v) for key, v in _META.items()}),  # type: ignore[misc]
     *rejects("storage-byteorder", {str(i): lambda v=v: _byteorder(v) for i, v in enumerate(_QUICK[1:])}),  # type: ignore[misc]
+    *rejects(
+        "storage-key-of-a-record",
+        {
+            "none": lambda: torch_zip(dict_of(("w", tensor(key=NONE))), storages={"None": FLOATS}),
+            "float": lambda: torch_zip(dict_of(("w", tensor(key=real(0.5)))), storages={"0.5": FLOATS}),
+            "bool": lambda: torch_zip(dict_of(("w", tensor(key=TRUE))), storages={"True": FLOATS}),
+            "tuple": lambda: torch_zip(dict_of(("w", tensor(key=tuple_of(0)))), storages={"(0,)": FLOATS}),
+        },
+        says="a storage's key is not a string",
+    ),
     *rejects(
         "storage-record",
         {
@@ -313,6 +324,12 @@ CASES: list[Case] = [
         W,
     ),
     *converts("storage-tar", {"plain": old_tar}, W),
+    Case(
+        "storage-tar-view",
+        lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(2,))),
+        "convert",
+        {"w": ("F32", (2,), FLOATS[4:12])},
+    ),
     *rejects(
         "storage-tar",
         {
@@ -331,6 +348,8 @@ CASES: list[Case] = [
             "view-of-nothing": lambda: old_tar(tar_storages(views=(tuple_of(3, 9, 0, 1),))),
             "view-list": lambda: old_tar(tar_storages(views=(list_of(3, 1, 0, 1),))),
             "view-twice": lambda: old_tar(tar_storages(views=(tuple_of(1, 1, 0, 1),))),
+            "view-exceeded": lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(3,))),
+            "view-preceded": lambda: old_tar(_TWO_OF_FOUR, tar_tensors(of=3, size=(2,), offset=-1)),
             "ndim-2-31": lambda: old_tar(tensors=tar_tensors(ndim=(1 << 31) - 1)),
             "ndim-negative": lambda: old_tar(tensors=tar_tensors(ndim=-1)),
             "ndim-65": lambda: old_tar(tensors=tar_tensors(ndim=65, size=(1,) * 65, stride=(1,) * 65)),
