@@ -16,6 +16,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("sdconvert: interrupted", file=sys.stderr)
         code = 130
+    except MemoryError:  # Not even for the imports.
+        print("sdconvert: error: there is not enough memory", file=sys.stderr)
+        code = 1
     for handler in (_nothing, signal.SIG_IGN):  # The first takes what is there already; the second outlives Python.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, handler)

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 from .errors import OutputError
 from .source import Origin
+from .threads import started
 
 _HIDDEN = ".sdconvert-tmp"
 # What open(2) says where O_TMPFILE, or linking it, does not exist.
@@ -259,7 +260,7 @@ def syncing() -> Iterator[Callable[[NewFile], None]]:
                     failed.set()
 
     worker = threading.Thread(target=work, name="sdconvert-sync", daemon=True)
-    worker.start()
+    running = started([worker])
     try:
         yield waiting.put
     except BaseException:
@@ -267,7 +268,10 @@ def syncing() -> Iterator[Callable[[NewFile], None]]:
         raise
     finally:
         waiting.put(None)
-        worker.join()
+        if running:
+            worker.join()
+        else:
+            work()
     for file, error in failures:
         raise OutputError(f"{file.path}: cannot be written: {error.strerror}. Nothing was left behind") from error
 
@@ -289,10 +293,21 @@ def check_target(path: Path, *, overwrite: bool, source: Origin | None) -> None:
         raise OutputError(f"{path}: is the source itself. Name another output")
     if stat.S_ISDIR(found.st_mode):
         raise OutputError(f"{path}: is a directory. Name a file in it")
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+    if not stat.S_ISREG(_target_mode(path, found)):
         raise OutputError(f"{path}: is not a regular file. Name another output")
     if not overwrite:
         raise OutputError(f"{path}: exists already. --overwrite replaces it")
+
+
+def _target_mode(path: Path, found: os.stat_result) -> int:
+    """What a link leads to, if that is no file: replacing the link ``/dev/stdout`` would take it from everybody."""
+    if not stat.S_ISLNK(found.st_mode):
+        return found.st_mode
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # A link to nowhere, or to itself.
+        return stat.S_IFREG
+    return stat.S_IFREG if stat.S_ISDIR(mode) else mode
 
 
 def _is_source(path: Path, source: Origin) -> bool:

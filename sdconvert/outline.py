@@ -31,6 +31,7 @@ _LONGEST = 200  # Characters of one item there.
 _LINES = 48  # The tree is shown as deep as it fits this many.
 _SIBLINGS = 40  # Lines directly below one module.
 _DEPTH = 32  # Modules inside modules; deeper names stay whole.
+_MODULES = (4, 100_000)  # So many for each tensor, and so many more: names without common beginnings are split less.
 _INDENT = 2
 _GAP = 2  # Between the columns of the tree.
 _SIDES = ("<", "<", "<", ">", ">")  # To which each of them is set.
@@ -130,39 +131,54 @@ class _Row(NamedTuple):
 class _Module:
     """What has one name: a tensor, or modules and tensors below it. Sums do not count ties. `nbytes` are bytes."""
 
-    __slots__ = ("children", "dtypes", "elements", "look", "nbytes", "tensor", "tensors")
+    __slots__ = ("children", "dtype", "elements", "look", "nbytes", "tensor", "tensors")
 
     def __init__(self) -> None:
         self.children: dict[str, _Module] = {}
         self.tensor: TensorFacts | None = None
         self.tensors = self.elements = self.nbytes = 0
-        self.dtypes: set[str] = set()
+        self.dtype = ""  # "mixed" when there are several.
         self.look = 0
         """Equal for modules that have the same names, shapes and dtypes below them."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorFacts]) -> _Module:
         """The tree of all `tensors`, split at the dots of their names."""
+        depth = _DEPTH
+        while (root := cls._split(tensors, depth)) is None:
+            depth //= 2
+        root._sum_up({})
+        return root
+
+    @classmethod
+    def _split(cls, tensors: Sequence[TensorFacts], depth: int) -> _Module | None:
+        """The tree with at most `depth` splits of a name; None if it would be much larger than the file deserves."""
+        left = _MODULES[0] * len(tensors) + _MODULES[1]
         root = cls()
         for one in tensors:
             node = root
-            for part in one.name.split(".", _DEPTH):
-                node = node.children.setdefault(part, cls())
+            for part in one.name.split(".", depth):
+                child = node.children.get(part)
+                if child is None:
+                    child = node.children[part] = cls()
+                    left -= 1
+                node = child
+            if left < 0:
+                return None
             node.tensor = one
-        root._sum_up({})
         return root
 
     def _sum_up(self, looks: dict[object, int]) -> None:
         if self.tensor is not None:
             own = self.tensor.tied_to is None
-            self.tensors, self.dtypes = 1, {self.tensor.dtype}
+            self.tensors, self.dtype = 1, self.tensor.dtype
             self.elements, self.nbytes = (self.tensor.elements, self.tensor.nbytes) if own else (0, 0)
         for child in self.children.values():
             child._sum_up(looks)
             self.tensors += child.tensors
             self.elements += child.elements
             self.nbytes += child.nbytes
-            self.dtypes |= child.dtypes
+            self.dtype = child.dtype if self.dtype in ("", child.dtype) else "mixed"
         mine = self.tensor and (self.tensor.dtype, self.tensor.shape, self.tensor.tied_to is None)
         look = (mine, tuple((name, child.look) for name, child in self.children.items()))
         self.look = looks.setdefault(look, len(looks))
@@ -247,9 +263,8 @@ def _tensor_row(name: str, tensor: TensorFacts, count: int) -> _Row:
 def _module_row(name: str, modules: list[_Module]) -> _Row:
     first = modules[0]
     what = f"{first.tensors:,} tensor{'s' * (first.tensors != 1)}{' each' * (len(modules) > 1)}"
-    dtype = next(iter(first.dtypes)) if len(first.dtypes) == 1 else "mixed"
     elements, nbytes = sum(one.elements for one in modules), sum(one.nbytes for one in modules)
-    return _Row(name, what, dtype, counted(elements), human(nbytes))
+    return _Row(name, what, first.dtype, counted(elements), human(nbytes))
 
 
 def _aligned(rows: list[_Row], width: int) -> list[str]:

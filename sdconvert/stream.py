@@ -20,6 +20,7 @@ from .errors import OutputError, SdconvertError, UnreadableError
 from .gather import SCRATCH, cast, fill, in_order
 from .plan import Entry
 from .tensor import Storage, TensorRef
+from .threads import started
 
 _Item = TypeVar("_Item")
 
@@ -330,14 +331,13 @@ def in_threads(
     if threads is None:
         threads = 1 if nbytes < _ALONE else min(4, (os.cpu_count() or 1) + 1)
     threads = min(threads, _MOST_THREADS, nbytes // CHUNK + 1)
-    if threads <= 1:
-        loop()
-        return
-    workers = [threading.Thread(target=guarded, name="sdconvert-copy", daemon=True) for _ in range(threads)]
+    count = threads if threads > 1 else 0
+    workers = [threading.Thread(target=guarded, name="sdconvert-copy", daemon=True) for _ in range(count)]
     try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
+        running = started(workers)
+        if not running:
+            loop()
+        for worker in running:
             while worker.is_alive():  # With a time-out, or an interrupt would wait for the whole copy.
                 worker.join(0.2)
     except BaseException as error:

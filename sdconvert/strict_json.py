@@ -110,13 +110,21 @@ class _Window:
             raise _not_json(self.what, f"a {sign} is missing")
         self.at += 1
 
+    def after_space(self, at: int) -> int:
+        """Where the value at `at` begins. To let the decoder find the space takes as long as the text is: it counts
+        the lines up to there for its error. IndexError at the end."""
+        if self.text[at] > " ":
+            return at
+        space = _SPACE.match(self.text, at)
+        return space.end() if space else at
+
     def quick(self) -> tuple[str, Any] | None:
-        """The next name and value if no space is around them and all of it is here, as nearly always."""
+        """The next name and value if all of it is here, as nearly always, and no space is before the colon."""
         try:
-            name, at = self.raw_decode(self.text, self.at)
+            name, at = self.raw_decode(self.text, self.after_space(self.at))
             if type(name) is not str or self.text[at] != ":":
                 return None
-            value, at = self.raw_decode(self.text, at + 1)
+            value, at = self.raw_decode(self.text, self.after_space(at + 1))
         except (ValueError, IndexError, RecursionError, _RefusedError):
             return None
         if at == len(self.text):  # Half of a number, perhaps.

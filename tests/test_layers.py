@@ -36,7 +36,7 @@ ROWS = [
     "search fsdp",
     "extract extras computed sparse dense",
     "plan",
-    "stream atomic delivery",
+    "threads stream atomic delivery",
     "writers.safetensors writers.torch_zip writers report",
     "output",
     "chain sharding opening",

@@ -70,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(f"sdconvert: error: the report cannot be printed: {printable(str(error.strerror or error))}")
         return 1
     except MemoryError:
-        _complain("sdconvert: error: there is not enough memory for this file's pickle")
+        _complain("sdconvert: error: there is not enough memory for this file, or a limit on it is too low")
         return 1
 
 

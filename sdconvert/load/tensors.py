@@ -10,7 +10,9 @@ from ..errors import within
 from ..limits import Limits
 from ..names import Names
 from ..opening import PathLike
+from ..plan import check_cost
 from ..progress import Bar, bar_of
+from ..tensor import TensorRef
 from .filling import Request, filled
 from .offer import Encoded, Offer, Patterns, Where, dtype_of, offered
 from .place import CPU, TORCH, DeviceMap, Devices, Placer, castable, dtype_named
@@ -51,6 +53,9 @@ def load(
         devices.check(opened.offers)
         requests = [Request(name, offer, target(name, offer)) for name, offer in opened.offers.items()]
         contents = {(id(offer.content), aim): offer.nbytes for _, offer, aim in requests if aim.device.type != "meta"}
+        plain = {name: offer.content for name, offer, _ in requests if type(offer.content) is TensorRef}
+        once = {id(tensor): tensor.nbytes for tensor in plain.values()}
+        check_cost(plain, sum(once.values()), limits)
         with bar_of(progress)("loading", sum(contents.values())) as update:
             tensors = filled(requests, placer, update)
     state: OrderedDict[str, torch.Tensor] = OrderedDict(zip(opened.offers, tensors, strict=True))

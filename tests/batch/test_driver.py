@@ -176,6 +176,14 @@ def test_a_manifest_has_one_writer(tmp_path: Path) -> None:
     Manifest(tmp_path / "manifest").close()
 
 
+@pytest.mark.parametrize("what", ["fifo", "/dev/zero", "/dev/full"])
+def test_a_manifest_is_a_file(what: str, tmp_path: Path) -> None:
+    """A FIFO waits for ever, and a device has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OutputError, match="is not a regular file"):
+        Manifest(tmp_path / what)
+
+
 def test_a_manifest_full_of_nonsense_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
     lines = [

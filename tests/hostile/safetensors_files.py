@@ -202,6 +202,13 @@ CASES: list[Case] = [
             "20k-tensors": lambda: file(
                 {f"w{i}": info(offsets=(16 * i, 16 * i + 16)) for i in range(20_000)}, FLOATS * 20_000
             ),
+            "20-modules-for-each-tensor": lambda: file(
+                {f"x{i}{'.a' * 20}.w": info((0, i), (0, 0)) for i in range(30_000)}, b""
+            ),
+            # A decoder that is sent to where a space is counts the lines before it, for its error.
+            "60k-tensors-on-lines": lambda: file(
+                json.dumps({f"w{i}": info((0,), (0, 0)) for i in range(60_000)}, indent=0).encode(), b""
+            ),
         },
         file=FILE,
     ),

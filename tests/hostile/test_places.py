@@ -104,8 +104,9 @@ def _link(target: str) -> Callable[[Path], None]:
         (lambda at: os.link(at / "source.pt", at / OUTPUT), False),
         (lambda at: [(at / OUTPUT).mkdir(), (at / OUTPUT / f"model.{OUTPUT.split('.')[1]}").mkdir()], False),
         (lambda at: os.mkfifo(at / OUTPUT), False),
-        (_link("/dev/full"), True),
-        (_link("/dev/null"), True),
+        (_link("/dev/full"), False),
+        (_link("/dev/null"), False),
+        (_link("/dev/stdout"), False),
     ],
     ids=[
         "link",
@@ -117,6 +118,7 @@ def _link(target: str) -> Callable[[Path], None]:
         "fifo",
         "dev-full",
         "dev-null",
+        "dev-stdout",
     ],
 )
 def test_what_stands_in_the_place_of_the_output(

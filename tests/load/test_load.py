@@ -246,3 +246,11 @@ def test_no_file_stays_open_and_no_thread_is_left(tmp_path: Path) -> None:
         state = sdconvert.load(path, copy=copy)
         del state
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+@pytest.mark.parametrize("copy", ["auto", "read"])
+def test_views_that_repeat_a_few_bytes_are_not_given_terabytes(copy: str, tmp_path: Path) -> None:
+    """As in a conversion; Limits.expansion allows more."""
+    torch.save({"w": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "model.pt")
+    with pytest.raises(sdconvert.UnreadableError, match="by views that repeat them"):
+        sdconvert.load(tmp_path / "model.pt", copy=copy)
