@@ -50,10 +50,11 @@ def read_members(source: Source) -> dict[str, Source]:
             continue
         name = _name(block, about)
         size = int(about.get("size", size))
+        same = as_read(name)
         if kind in (b"0", b"\0"):
-            if as_read(name) in found:
+            if same in found:
                 raise UnreadableError(f"tar member {name} is there twice. Readers differ in which one they take")
-            found.add(as_read(name))
+            found.add(same)
             files[name] = SliceSource(source, at + _BLOCK, size, name)
         elif kind != b"5" or size:
             raise UnreadableError(f"tar member {name} is not a regular file. No checkpoint has one")

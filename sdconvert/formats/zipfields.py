@@ -12,11 +12,18 @@ _ODD = ("\0", "\\", "//", "/.")
 
 def as_read(name: str) -> str:
     """The name by which the most forgiving reader finds a record: torch's takes no notice of case, ``zipfile`` stops at
-    a NUL and reads a backslash as a slash on Windows, and whoever unpacks the archive follows dots."""
+    a NUL and reads a backslash as a slash on Windows, and whoever unpacks the archive follows dots.
+
+    UnreadableError for a name that leads out of the directory that it would be unpacked into: for reading it is only
+    a key, but nobody means well with it.
+    """
     if any(odd in name for odd in _ODD) or name[:1] in ("/", ".") or name[-1:] == "/":
         parts: list[str] = []
-        for part in name.partition("\0")[0].replace("\\", "/").split("/"):
-            if part == ".." and parts:
+        path = name.partition("\0")[0].replace("\\", "/")
+        for part in path.split("/"):
+            if path[:1] == "/" or (part == ".." and not parts):
+                raise UnreadableError(f"member {name} leads out of the archive. It is hostile")
+            if part == "..":
                 parts.pop()
             elif part not in ("", ".", ".."):
                 parts.append(part)

@@ -71,7 +71,6 @@ _FULL = 0xFFFFFFFF
 _EXTRA = struct.pack("<2H3Q", 1, 24, 16, 16, 0)
 _NAMES = {
     "dots": "archive/../evil",
-    "absolute": "/etc/cron.d/x",
     "drive": "C:\\x",
     "backslash": "archive\\data\\1",
     "null": "archive/data/1\0",
@@ -88,8 +87,16 @@ _TWINS = {
     "dot": "archive/./data/0",
     "dot-first": f"./{DATA}",
     "dots": "archive/x/../data/0",
-    "absolute": f"/{DATA}",
-    "upwards": f"../{DATA}",
+}
+_OUTSIDE = {
+    "absolute": "/etc/cron.d/x",
+    "absolute-twin": f"/{DATA}",
+    "upwards": "../evil",
+    "upwards-twin": f"../{DATA}",
+    "deep": "archive/../../evil",
+    "backslash": "archive\\..\\..\\evil",
+    "backslash-root": "\\evil",
+    "before-null": "../evil\0",
 }
 _METHODS = (1, 6, 9, 12, 14, 93, 95, 99)
 _CUTS = (3, 10, 29, 100, 200, 400, -1, -10, -22, -23, -60)
@@ -451,6 +458,10 @@ CASES: list[Case] = [
             "npz": lambda: Archive([Member("a.npy", b"\x93NUMPY")]).build(),
             "only-evil": lambda: Archive([Member("archive/evil.py", b"import os")]).build(),
         },
+    ),
+    *rejects_saying(
+        "zip-outside",
+        {"leads out of the archive": {key: lambda n=n: archive(Member(n, b"x")) for key, n in _OUTSIDE.items()}},
     ),
     *either("zip-name", {key: lambda n=n: archive(Member(n, b"x")) for key, n in _NAMES.items()}),  # type: ignore[misc]
     *either(
