@@ -32,7 +32,7 @@ _DEPTH = 126  # serde_json stops at 128; a header is an object of objects.
 def sniff(head: bytes, source: Source) -> bool:
     return (
         len(head) > 8
-        and head[8:9] in (b"{", b" ")
+        and head[8:].lstrip(b" \t\n\r")[:1] in (b"{", b"")
         and int.from_bytes(head[:8], "little") <= max(source.nbytes, 1 << 40)
     )
 

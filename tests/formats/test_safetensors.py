@@ -117,6 +117,8 @@ STRICTER = {
 
 TAKEN = {
     "plain": one(),
+    "spaces-of-all-kinds": f"\n\r\t {one()}",
+    "only-a-newline": f"\n{one()}",
     "spaces": f'  {{ "w" :\t{W}\r\n}} \n',
     "unknown": one(more=',"x":[{"y":-0,"z":-1.5e300}]'),
     "unknown-100-deep": one(more=',"x":' + "[" * 100 + "]" * 100),
