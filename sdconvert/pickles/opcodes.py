@@ -147,6 +147,8 @@ def _newobj(m: Machine) -> None:
 
 def _newobj_ex(m: Machine) -> None:
     kwargs, args = m.stack.pop(), m.stack.pop()
+    if type(kwargs) not in (Pairs, Call):
+        raise m.damaged("a call's keyword arguments are not a dict")
     m.stack[-1] = m.call(m.stack[-1], args, kwargs)
 
 
