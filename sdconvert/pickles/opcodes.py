@@ -177,7 +177,7 @@ def _append(m: Machine) -> None:
 
 def _dict(m: Machine) -> None:
     flat = m.pop_mark()
-    m.stack.append(Pairs([]))
+    m.stack.append(Pairs())
     m.put_pairs(flat)
 
 
@@ -259,8 +259,8 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"b": _build,
         b"P": _persid,
         b"]": lambda m: m.stack.append([]),
-        b"}": lambda m: m.stack.append(Pairs([])),
-        b"\x8f": lambda m: m.stack.append(Bag([])),
+        b"}": lambda m: m.stack.append(Pairs()),
+        b"\x8f": lambda m: m.stack.append(Bag()),
         b"a": _append,
         b"e": lambda m: m.put_items(m.pop_mark(), list),
         b"\x90": lambda m: m.put_items(m.pop_mark(), Bag),
