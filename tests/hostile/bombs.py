@@ -203,6 +203,11 @@ CASES: list[Case] = [
         },
     ),
     *rejects("bomb-unpacked", _UNPACKED),
+    *rejects(
+        "bomb-unpacked-told",
+        {"nones": lambda: deflated_zip(b"N" * (4 << 20))},
+        says="that it may have (Limits.inflate_slack)",
+    ),
     *either(
         "bomb",
         {
