@@ -184,13 +184,13 @@ def head_of(source: Source, count: int) -> bytes:
     return head or read(source, 0, count)  # Of a damaged stream, this says what is wrong.
 
 
-def credit(source: Source, limits: Limits) -> int:
+def credit(source: Source, limits: Limits, ratio: int = 12) -> int:
     """How many bytes of `source` may be turned into objects: all that are really there, but of
-    unpacked ones not many more than were packed (``Limits.inflate_slack``)."""
+    unpacked ones `ratio` times as many as were packed, and ``Limits.inflate_slack`` in any case."""
     if isinstance(source, SliceSource):
-        return credit(source.base, limits)
+        return credit(source.base, limits, ratio)
     if isinstance(source, InflatedSource):
-        return limits.inflate_slack + 12 * packed_bytes(source)
+        return limits.inflate_slack + ratio * packed_bytes(source)
     return source.nbytes
 
 

@@ -201,7 +201,7 @@ def strided(
         raise UnreadableError(
             f"storage {storage.name} holds {storage.nbytes} bytes, the tensor needs {needed}. The file is damaged"
         )
-    if max(count, last) >> 63 > 0:
+    if max(count, last, *dense[:1]) >> 63 > 0:  # The strides of an empty tensor have to fit too, or torch has none.
         raise UnreadableError("a tensor's dimensions multiply to more than 64 bits hold. The file is damaged")
     piece = Piece(storage, offset, strides, shape, 0, dense)
     return TensorRef(dtype, shape, (piece,), conj, neg, array)

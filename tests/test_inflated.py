@@ -105,6 +105,7 @@ def test_credit_and_size_are_those_of_the_packed_bytes() -> None:
     part = SliceSource(source(), 2, 100)
     assert packed_bytes(part) == len(deflated())
     assert credit(part, Limits()) == (2 << 20) + 12 * len(deflated())
+    assert credit(part, Limits(inflate_slack=100), ratio=8) == 100 + 8 * len(deflated())
     assert credit(MemorySource(DATA), Limits()) == len(DATA)
     assert packed_bytes(SliceSource(MemorySource(DATA), 5, 60)) == 60
 

@@ -63,6 +63,10 @@ def test_elements_are_counted_in_64_bits() -> None:
     for shape in ((1 << 32, 1 << 31), (1 << 32, 1 << 32), (1 << 62, 1 << 62)):
         with pytest.raises(sdconvert.UnreadableError, match="multiply to more than 64 bits"):
             seen(shape, (0, 0))
+    for shape in ((0, 1 << 62, 1 << 62), (0, 1 << 32, 1 << 31), (0, 1 << 63)):
+        with pytest.raises(sdconvert.UnreadableError, match=r"multiply to more than 64 bits|not a whole number"):
+            seen(shape, (1,) * len(shape))
+    assert seen(((1 << 63) - 1, 0), (1, 1)).numel == 0
 
 
 @pytest.mark.parametrize(("shape", "strides"), [((-1,), (1,)), ((2,), (-1,)), ((True,), (1,)), ((1 << 63,), (0,))])

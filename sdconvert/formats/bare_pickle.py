@@ -15,7 +15,7 @@ from ..pickles.nodes import Node
 from ..pickles.rebuild import resolve
 from ..source import Source
 from ..source import read as read_bytes
-from .protocol import Nested
+from .protocol import Inner, Nested
 
 NAME = "pickle"
 _LOOKED_AT = 1 << 16  # Bytes in which joblib's own class is named, before the first array.
@@ -37,8 +37,9 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
         raise _joblib(source) or UnreadableError(
             f"{source.nbytes - pickled.end} bytes follow the end of its pickle: more pickles, or damage"
         )
-    tree, sources = resolve(pickled.root, _load, lambda inner: nested(inner).root)
-    return Checkpoint(NAME, tree, pickled.globals, sources=sources)
+    inner = Inner(nested)
+    tree, sources = resolve(pickled.root, _load, inner)
+    return Checkpoint(NAME, tree, inner.beside(pickled.globals), sources=sources)
 
 
 def _joblib(source: Source) -> UnsupportedError | None:

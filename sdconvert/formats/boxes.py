@@ -31,7 +31,7 @@ def assemble(shape: Shape, boxes: Sequence[Box]) -> TensorRef:
     """
     check_numbers(shape, len(shape))
     whole = numel(shape)
-    if whole >> 63:
+    if max((whole, *contiguous_strides(shape)[:1])) >> 63:
         raise UnreadableError("its dimensions multiply to more than 64 bits hold. The file is damaged")
     first = boxes[0].tensor
     filled = 0

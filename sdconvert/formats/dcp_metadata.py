@@ -75,7 +75,7 @@ def read_metadata(source: Source, limits: Limits) -> Metadata:
     fields = _fields(pickled.root, "Metadata")
     places = _places(fields.get("storage_data"))
     if type(fields.get("storage_data")) is Pairs:
-        fields["storage_data"].flat.clear()  # Half of what was read: room for what is made of the rest.
+        fields["storage_data"].flat = ()  # Half of what was read: room for what is made of the rest.
     saved: dict[str, SavedTensor | Place] = {}
     for name, node in _mapping(fields.get("state_dict_metadata"), "state_dict_metadata"):
         if type(name) is not str:

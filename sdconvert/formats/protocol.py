@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, Value
 from ..limits import Limits
+from ..pickles.nodes import Global
 from ..source import Folder, Source
 from .zipdir import ZipDirectory
 
@@ -23,6 +24,24 @@ class Nested(Protocol):
 
     def knows(self, source: Source) -> bool:
         """Whether the content of `source` is some container's."""
+
+
+class Inner:
+    """Reads the checkpoints in the byte strings of one pickle, for `resolve`. `globals` are the names that the
+    pickles in them mention: a report of the outer one is one of them too."""
+
+    def __init__(self, nested: Nested) -> None:
+        self.nested = nested
+        self.globals: dict[str, Global] = {}
+
+    def __call__(self, source: Source) -> Value:
+        checkpoint = self.nested(source)
+        self.globals.update((name.full, name) for name in checkpoint.globals)
+        return checkpoint.root
+
+    def beside(self, names: Iterable[Global]) -> tuple[Global, ...]:
+        """`names`, those of the outer pickle, and the inner ones: each once."""
+        return tuple(({name.full: name for name in names} | self.globals).values())
 
 
 class Format(Protocol):

@@ -152,13 +152,16 @@ def _layout(name: str, code: str, sizes: list[int]) -> _Layout:
         sizes = [*sizes[:-1], sizes[-1] // dtype.packed]
     shape = tuple(sizes)
     check_numbers(shape, len(shape))
-    if 0 in shape:  # The reference multiplies in this order, in 64 bits.
+    strides = contiguous_strides(shape)
+    if 0 in shape:  # The reference multiplies in this order, in 64 bits; torch wants strides that fit.
+        if strides[0] >> 63:
+            raise _wrong(name, "its dimensions multiply to more than 64 bits hold")
         whole = 1
         for size in shape:
             whole *= size
             if whole >> 64:
                 raise _wrong(name, "its dimensions multiply to more than 64 bits hold")
-    return _Layout(dtype, shape, contiguous_strides(shape), numel(shape) * dtype.itemsize)
+    return _Layout(dtype, shape, strides, numel(shape) * dtype.itemsize)
 
 
 def _wrong(name: str, what: str) -> UnreadableError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..checkpoint import Checkpoint, Value
 from ..crc32 import crc32
@@ -16,7 +17,7 @@ from ..pickles.resolver import LoadStorage
 from ..source import SliceSource
 from ..source import read as read_bytes
 from ..tensor import Storage
-from .protocol import Nested
+from .protocol import Inner, Nested
 from .storages import parse_storage_id
 from .zipdir import ZipDirectory
 
@@ -59,7 +60,8 @@ def _made_by(directory: ZipDirectory, root: str) -> str:
 def read_pickle(
     directory: ZipDirectory, record: str, load: LoadStorage, nested: Nested, limits: Limits
 ) -> tuple[Value, Mapping[str, str], Pickled]:
-    """The object in a record, the source texts of classes that it carries, and the pickle itself."""
+    """The object in a record, the source texts of classes that it carries, and the pickle itself, with the names
+    that pickles inside it mention too."""
     storage = directory.storage(record)
     name = record.partition("/")[2] or record
     with within(name):
@@ -68,8 +70,9 @@ def read_pickle(
         pickled = run(span, limits=limits)
         if pickled.end != span.nbytes:
             raise UnreadableError(f"{span.nbytes - pickled.end} bytes follow its end. The file is damaged or forged")
-        tree, sources = resolve(pickled.root, load, lambda inner: nested(inner).root)
-    return tree, sources, pickled
+        inner = Inner(nested)
+        tree, sources = resolve(pickled.root, load, inner)
+    return tree, sources, replace(pickled, globals=inner.beside(pickled.globals))
 
 
 def check_crc(storage: Storage) -> None:

@@ -20,7 +20,7 @@ from ..pickles.rebuild import resolve
 from ..source import Source, is_far
 from ..source import read as read_bytes
 from ..tensor import Storage
-from .protocol import Nested
+from .protocol import Inner, Nested
 from .storages import StorageId, parse_storage_id
 
 NAME = "torch-legacy"
@@ -47,11 +47,11 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     keys = run(source, obj.end, limits=limits)
     if type(keys.root) is not list or not all(type(key) is str for key in keys.root):
         raise UnreadableError("its list of storages is not a list of strings. The file is damaged")
-    storages = _Storages(source, keys.end, obj, keys.root)
+    storages, inner = _Storages(source, keys.end, obj, keys.root), Inner(nested)
     with within("the object"):
-        tree, sources = resolve(obj.root, storages.load, lambda inner: nested(inner).root)
-    seen = {name.full: name for part in (magic, protocol, system, obj, keys) for name in part.globals}
-    return Checkpoint(NAME, tree, tuple(seen.values()), "torch 0.1.10 to 1.5", sources=sources)
+        tree, sources = resolve(obj.root, storages.load, inner)
+    mentioned = inner.beside(name for part in (magic, protocol, system, obj, keys) for name in part.globals)
+    return Checkpoint(NAME, tree, mentioned, "torch 0.1.10 to 1.5", sources=sources)
 
 
 class _Storages:

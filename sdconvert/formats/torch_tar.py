@@ -24,7 +24,7 @@ from ..source import Source
 from ..source import read as read_bytes
 from ..tensor import MAX_DIMENSIONS, Storage
 from .archive import read_files
-from .protocol import Nested
+from .protocol import Inner, Nested
 from .storages import parse_storage_id, storage_class
 from .tardir import is_header, read_members
 
@@ -39,7 +39,7 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
     files = read_members(source)
     if "storages" not in files or "pickle" not in files:
         return read_files("tar", files, nested)
-    objects = _Objects(limits)
+    objects, inner = _Objects(limits), Inner(nested)
     with within("storages"):
         objects.read_storages(files["storages"])
     if "tensors" in files:
@@ -49,9 +49,9 @@ def read(source: Source, nested: Nested, limits: Limits) -> Checkpoint:
         pickled = run(files["pickle"], limits=limits)
         if pickled.end != files["pickle"].nbytes:
             raise UnreadableError("bytes follow its end. The file is damaged or forged")
-        tree, sources = resolve(pickled.root, objects.load, lambda inner: nested(inner).root)
-    seen = {name.full: name for name in [*objects.globals, *pickled.globals]}
-    return Checkpoint(NAME, tree, tuple(seen.values()), "torch before 0.1.10", sources=sources)
+        tree, sources = resolve(pickled.root, objects.load, inner)
+    mentioned = inner.beside([*objects.globals, *pickled.globals])
+    return Checkpoint(NAME, tree, mentioned, "torch before 0.1.10", sources=sources)
 
 
 class _Objects:

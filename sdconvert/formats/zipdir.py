@@ -298,7 +298,7 @@ class _LocalHeaders:
         if name_size != len(entry.raw_name):
             raise self.differing(entry, "name")
         rest = self.get(entry.header + _LOCAL.size, name_size + extra_size)
-        if rest[:name_size] != entry.raw_name:
+        if rest[:name_size] != entry.raw_name or unicode_path(rest[name_size:]) not in (None, entry.raw_name):
             raise self.differing(entry, "name")
         if method != entry.method:
             raise self.differing(entry, "compression")

@@ -44,7 +44,7 @@ def _fields(extra: bytes, kind: int) -> list[bytes]:
 
 def unicode_path(extra: bytes) -> bytes | None:
     """Another name of the record, which some readers take (APPNOTE 4.6.9)."""
-    found = _fields(extra, _UNICODE_PATH)
+    found = _fields(extra, _UNICODE_PATH) if b"up" in extra else []  # 0x7075, little-endian; nearly none has it.
     return found[0][5:] if found else None
 
 

@@ -85,8 +85,8 @@ class Pairs:
 
     __slots__ = ("flat",)
 
-    def __init__(self, flat: list[Node]) -> None:
-        self.flat = flat
+    def __init__(self, flat: list[Node] | tuple[()] = ()) -> None:
+        self.flat = flat  # A list only when there is something to hold: one byte of a pickle makes a dict.
 
     @property
     def pairs(self) -> list[tuple[Node, Node]]:
@@ -99,7 +99,7 @@ class Bag:
 
     __slots__ = ("items",)
 
-    def __init__(self, items: list[Node]) -> None:
+    def __init__(self, items: list[Node] | tuple[()] = ()) -> None:
         self.items = items
 
 

@@ -147,6 +147,8 @@ def _newobj(m: Machine) -> None:
 
 def _newobj_ex(m: Machine) -> None:
     kwargs, args = m.stack.pop(), m.stack.pop()
+    if type(kwargs) not in (Pairs, Call):
+        raise m.damaged("a call's keyword arguments are not a dict")
     m.stack[-1] = m.call(m.stack[-1], args, kwargs)
 
 
@@ -175,7 +177,7 @@ def _append(m: Machine) -> None:
 
 def _dict(m: Machine) -> None:
     flat = m.pop_mark()
-    m.stack.append(Pairs([]))
+    m.stack.append(Pairs())
     m.put_pairs(flat)
 
 
@@ -257,8 +259,8 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         b"b": _build,
         b"P": _persid,
         b"]": lambda m: m.stack.append([]),
-        b"}": lambda m: m.stack.append(Pairs([])),
-        b"\x8f": lambda m: m.stack.append(Bag([])),
+        b"}": lambda m: m.stack.append(Pairs()),
+        b"\x8f": lambda m: m.stack.append(Bag()),
         b"a": _append,
         b"e": lambda m: m.put_items(m.pop_mark(), list),
         b"\x90": lambda m: m.put_items(m.pop_mark(), Bag),

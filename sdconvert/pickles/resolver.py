@@ -19,6 +19,7 @@ from ..tensor import Storage, end_of, strided
 from .nodes import Bag, Blob, Call, Global, Node, Pairs, PersId, kind_of
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, Global})
+_ODD_KEYS = frozenset({Call, list, Pairs})
 _PLAIN_KEYS = ("numpy.core.multiarray.scalar", "_codecs.encode")
 # Rebuild calls directly inside each other: parameter(from_type(parameter(tensor))) is 3. This many, in as many
 # checkpoints inside each other as Limits.nesting allows, still fit on Python's stack.
@@ -117,10 +118,14 @@ class Resolver:
 
     def pairs(self, pairs: list[tuple[Node, Node]] | None) -> list[tuple[Value, Value]]:
         value = self.value
-        return [(key if type(key) is not Call else self.key(key), value(item)) for key, item in pairs or ()]
+        return [(key if type(key) not in _ODD_KEYS else self.key(key), value(item)) for key, item in pairs or ()]
 
-    def key(self, key: Call) -> Value:
-        """Numbers of numpy, and bytes, are calls as well, and mean as a key what they mean elsewhere."""
+    def key(self, key: Node) -> Value:
+        """Numbers of numpy, and bytes, are calls as well, and mean as a key what they mean elsewhere.
+
+        UnreadableError for a key that no dict takes."""
+        if type(key) is not Call:
+            raise UnreadableError("a dict has a list or a dict for a key, which none can have. The file is damaged")
         if type(key.func) is not Global or key.func.key not in _PLAIN_KEYS:
             return key
         return plain if type(plain := self.value(key)) in _ATOMS else key
@@ -273,7 +278,7 @@ def _flags(node: Node, dtype: DType) -> tuple[bool, bool]:
     if type(node) is Call and type(node.func) is Global and node.func.key == "torch.jit._pickle.restore_type_tag":
         node = node.args[0] if node.args else None  # libtorch says of what type the dict is.
     if type(node) is Call and type(node.func) is Global and node.func.key == "collections.OrderedDict":
-        pairs = node.pairs or []
+        pairs: Sequence[Node] = node.pairs or []
     elif type(node) is Pairs:  # Of which many tensors may share one.
         pairs = node.pairs if len(node.flat) <= 2 * _FLAGS else node.flat
     else:

@@ -64,7 +64,10 @@ class Machine(Window):
         if len(flat) % 2:
             raise self.damaged("a dict is given a key without a value")
         if type(target) is Pairs:
-            target.flat.extend(flat)
+            if target.flat:
+                target.flat.extend(flat)
+            else:
+                target.flat = flat  # The stack's own list until now, and nobody else's.
         elif type(target) is Call:
             if target.pairs is None:
                 target.pairs = []
@@ -81,6 +84,9 @@ class Machine(Window):
         elif type(target) is list and kind is list:
             target.extend(items)
         elif type(target) is Bag and kind is Bag:
-            target.items.extend(items)
+            if target.items:
+                target.items.extend(items)
+            else:
+                target.items = items
         else:
             raise self.damaged(f"an item is added to what holds none: {kind_of(target)}")

@@ -29,7 +29,8 @@ class Window:
         self.buf, self.base, self.pos, self.valid, self.safe = b"", offset, 0, 0, 0
         self.frame_end: int | None = None
         self.step = _FIRST
-        self.budget = min(limits.pickle_bytes, credit(source, limits))
+        # Checkpoints' pickles deflate to a fifth. An opcode of one byte can take sixty in memory.
+        self.budget = min(limits.pickle_bytes, credit(source, limits, ratio=8))
         self.budget_end = offset + self.budget
 
     def damaged(self, what: str) -> UnreadableError:

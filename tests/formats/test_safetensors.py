@@ -112,6 +112,7 @@ STRICTER = {
     "dtype-as-variant": '{"w":{"dtype":{"F32":null},"shape":[4],"data_offsets":[0,16]}}',
     "99-dimensions": one("[" + "1," * 98 + "4]"),
     "empty-2-63": f'{{"w":{W},"z":{{"dtype":"F32","shape":[0,{1 << 63}],"data_offsets":[16,16]}}}}',
+    "empty-wide": f'{{"w":{W},"z":{{"dtype":"F32","shape":[0,{1 << 62},{1 << 62}],"data_offsets":[16,16]}}}}',
 }
 """What it takes, and is refused here: readers differ in what it is, or torch could not hold it."""
 
@@ -131,7 +132,7 @@ TAKEN = {
     "f4": '{"w":{"dtype":"F4","shape":[32],"data_offsets":[0,16]}}',
     "empty-before": f'{{"z":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"w":{W}}}',
     "empty-after": f'{{"z":{{"dtype":"F32","shape":[9,0],"data_offsets":[16,16]}},"w":{W}}}',
-    "empty-wide": f'{{"w":{W},"z":{{"dtype":"F32","shape":[0,{1 << 62},{1 << 62}],"data_offsets":[16,16]}}}}',
+    "empty-wide": f'{{"w":{W},"z":{{"dtype":"F32","shape":[0,{1 << 62},1],"data_offsets":[16,16]}}}}',
 }
 
 

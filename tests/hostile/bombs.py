@@ -99,7 +99,9 @@ _FULL = b"\x80\x02(" + b"]K\1a" * 490_000 + b"l."
 _UNPACKED = {
     "nones": lambda: deflated_zip(b"N" * (100 << 20)),
     "lists": lambda: deflated_zip(b"]" * (60 << 20)),
-    "marks": lambda: deflated_zip(b"(" * (60 << 20)),
+    "marks": lambda: deflated_zip(b"(" * (200 << 20)),
+    "dicts": lambda: deflated_zip(b"}" * (200 << 20)),
+    "sets": lambda: deflated_zip(b"\x8f" * (60 << 20)),
     "memo": lambda: deflated_zip(b"N" + b"\x94" * (40 << 20)),
     "text": lambda: deflated_zip(text("\U0001f600" * (15 << 20)) + POP + dict_of(W)),
     "texts": lambda: deflated_zip((text("x" * (1 << 20))) * 100),
@@ -201,6 +203,11 @@ CASES: list[Case] = [
         },
     ),
     *rejects("bomb-unpacked", _UNPACKED),
+    *rejects(
+        "bomb-unpacked-told",
+        {"nones": lambda: deflated_zip(b"N" * (4 << 20))},
+        says="that it may have (Limits.inflate_slack)",
+    ),
     *either(
         "bomb",
         {
@@ -282,6 +289,11 @@ CASES: list[Case] = [
                     )
                 ]
             ).build(),
+            "deflated-calls": lambda: deflated_zip(
+                name("a.f") + put(5) + POP + dict_of(W, ("x", list_of(*[get(5) + EMPTY + b"R"] * 250_000)))
+            ),
+            "deflated-dicts": lambda: deflated_zip(dict_of(W, ("x", list_of(b"}" * 1_040_000)))),
+            "deflated-tuples": lambda: deflated_zip(dict_of(W, ("x", list_of(*[NONE + b"\x85"] * 520_000)))),
             "expand-many-dims": lambda: torch_zip(dict_of(("w", tensor((2,) * 26, (0,) * 26)))),
             "neg-bytes": lambda: torch_zip(
                 dict_of(

@@ -179,6 +179,8 @@ _TRAINED = {
 }
 _ARRAY = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), (0,), b"C\x01b")
 _OBJECTS = _ARRAY + tuple_of(1, (1,), call("numpy.dtype", "O8"), False, list_of(EVIL)) + BUILD
+_INNER = call("torch.storage._load_from_bytes", blob(stream(list_of(EVIL), ())))
+_INNER_STORAGE = tensor(of=call("torch.storage._load_from_bytes", blob(stream(old_storage()))))
 _SOURCE = persistent("module", name("a.B"), "model.py", CODE)
 _ESCAPE = "a\x1b[2J\x1b]0;owned\x07\r\n\x9b1m\u202e"
 
@@ -200,6 +202,24 @@ CASES: list[Case] = [
             "tar-beside": lambda: old_tar(root=pickled(dict_of(("w", integer(2) + b"Q"), ("x", EVIL)))),
         },
         W,
+    ),
+    *converts(
+        "exec-inner-named",
+        {
+            "zip": lambda: beside(_INNER),
+            "legacy": lambda: stream(dict_of(("w", tensor(of=old_storage())), ("c", _INNER))),
+            "tar": lambda: old_tar(root=pickled(dict_of(("w", integer(2) + b"Q"), ("x", _INNER)))),
+            "bare": lambda: pickled(dict_of(("w", _INNER_STORAGE), ("x", _INNER))),
+            "inner-of-inner": lambda: beside(call("torch.storage._load_from_bytes", blob(stream(_INNER, ())))),
+            "beside-storage": lambda: torch_zip(
+                dict_of(
+                    ("w", T),
+                    ("x", call("torch.storage._load_from_bytes", blob(stream(list_of(old_storage(), EVIL))))),
+                )
+            ),
+        },
+        W,
+        says="os.system (!)",
     ),
     Case(
         "exec-storage-is-pickle",

@@ -126,6 +126,7 @@ _SIZES: dict[str, tuple[object, object]] = {
     "stride-2-64": ((4,), ((1 << 64) + 1,)),
     "size-2-64": (((1 << 64) + 4,), (1,)),
     "65-dims": ((1,) * 65, (1,) * 65),
+    "zero-elements-strides-2-63": ((0, 1 << 32, 1 << 31), (1, 1, 1)),
     "zero-elements-huge-rank": ((0,) * 1000, (1,) * 1000),
     "torch-size-of-int": (call("torch.Size", 4), (1,)),
     "set": (b"\x8f(K\4\x90", (1,)),

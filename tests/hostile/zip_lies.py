@@ -172,6 +172,10 @@ CASES: list[Case] = [
                 "name-case": lambda: field(DATA, "local", name=b"archive/DATA/0"),
                 "name-shorter": lambda: field(DATA, "local", name=b"archive/data"),
                 "pickle-name": lambda: field(PKL, "local", name=b"archive/data.pk1"),
+                "unicode-path": lambda: field(DATA, "local", extra=_unicode_path(b"archive/data/1")),
+                "unicode-path-after-padding": lambda: field(
+                    DATA, "local", extra=b"FB\2\0up" + _unicode_path(b"archive/data/1")
+                ),
             },
             "differ in compression": {
                 "method": lambda: field(DATA, "local", method=8),
@@ -490,6 +494,8 @@ CASES: list[Case] = [
             "zip64-extra": lambda: small64(struct.pack("<2H2Q", 1, 16, 16, 16), nbytes=_FULL, packed=_FULL),
             "zip64-extra-idle": lambda: small64(struct.pack("<2H2Q", 1, 16, 16, 16)),
             "unicode-path": lambda: field(DATA, "central", extra=_unicode_path(DATA.encode())),
+            "unicode-path-local": lambda: field(DATA, "local", extra=_unicode_path(DATA.encode())),
+            "padding-like-a-path": lambda: field(DATA, "local", extra=b"FB\4\0upup"),
             "regular-file": lambda: field(DATA, "central", made_by=0x0314, attributes=0o100644 << 16),
             "directory-entry": lambda: archive(
                 Member("archive/data/", b"", central={"made_by": 0x0314, "attributes": (0o040755 << 16) | 0x10})
