@@ -282,6 +282,7 @@ _SHAPES: Mapping[str, dict[str, type]] = {
     "dict": {"dict": list},
     "global": {"global": str},
     "float": {"float": str},
+    "member": {"member": str, "of": str},
     "call": {"call": str, "args": list, "state": object},
 }
 """What stands for a value that is not None, a bool, a number, a string or a list: an object with these keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import sdconvert
 from tests.corpus import CORPUS
 from tests.hub_server.fixtures import file_server, hub, pytest_runtest_makereport  # noqa: F401
 from tests.outputs import contents
+
+# Ignored where the tests run in the background of a shell, and then by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The client of the Hub reads these once, when it is imported. No test of this process sees the Hub, or a real token.
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:

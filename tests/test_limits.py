@@ -99,7 +99,7 @@ HELD: dict[str, tuple[str, int, Files]] = {
     "shards": ("nesting", 2, SHARDS),
     "ratio-of-a-record": ("inflate_ratio", times(ZEROS, deflated(ZEROS)), packed(ZEROS)),
     "ratio-of-gzip": ("inflate_ratio", times(SPARE, gzip.compress(SPARE, mtime=0)), gzip.compress(SPARE, mtime=0)),
-    "packed-pickle": ("inflate_slack", len(LONG) - 12 * len(deflated(LONG)), packed_pickle(LONG)),
+    "packed-pickle": ("inflate_slack", len(LONG) - 8 * len(deflated(LONG)), packed_pickle(LONG)),
     "packed-header": (
         "inflate_slack",
         len(_WIDE) - 8 - len(FLOATS) - 12 * len(gzip.compress(_WIDE, mtime=0)),

@@ -44,6 +44,15 @@ class Kind(str, enum.Enum):
     AUTO = "auto"
 
 
+class OldKind(enum.Enum):
+    """Pickled as Python 3.11.0 to 3.11.3 does it."""
+
+    FAST = 1
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (type(self), self.name)
+
+
 @dataclass
 class Settings:
     granularity: tuple[int, ...]
@@ -61,6 +70,7 @@ def with_settings() -> Wrapper:
         "target": torch.int8,
         "act": Settings((1, 2), Kind.AUTO),
         "kind": Kind.AUTO,
+        "old": OldKind.FAST,
         "none": None,
         "nan": float("nan"),
         "nested": {"zero": torch.zeros(2), 3: {"deep": [torch.ones(1)]}},
@@ -78,7 +88,7 @@ BUILDS: list[Callable[[], Wrapper]] = [plain, with_settings, around_another]
 
 @pytest.fixture
 def allowed() -> Iterator[None]:
-    with torch.serialization.safe_globals([Wrapper, Settings, Kind]):
+    with torch.serialization.safe_globals([Wrapper, Settings, Kind, OldKind]):
         yield
 
 
@@ -128,6 +138,17 @@ def test_a_class_that_torch_does_not_allow_is_not_made(tmp_path: Path) -> None:
     sdconvert.convert(saved({"x.w": plain()}, tmp_path / "m.pt"), tmp_path / "o.safetensors")
     with pytest.raises(sdconvert.UnsupportedError, match=r"Wrapper.*add_safe_globals"):
         tensors(tmp_path / "o.safetensors")
+
+
+@pytest.mark.usefixtures("allowed")
+@pytest.mark.parametrize(
+    ("of", "member"), [("Kind", "NO"), ("Kind", "__class__"), ("Settings", "kind"), ("Wrapper", "numpy"), ("x", "AUTO")]
+)
+def test_only_members_of_enumerations_are_taken_by_name(of: str, member: str) -> None:
+    recipe = {"encoding": "subclass", "dtype": "float32", "shape": [1], "class": f"{__name__}.Wrapper", "strides": [1]}
+    state = {"dict": [["a", {"tensor": "a"}], ["b", {"member": member, "of": f"{__name__}.{of}"}]]}
+    with pytest.raises((sdconvert.UnsupportedError, sdconvert.UnreadableError), match=r"does not know|no member"):
+        decode({**recipe, "state": state}, {"a": torch.ones(1)})
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "torch.hub.load", "torch.Tensor", "torch.load", "x"])
@@ -273,4 +294,6 @@ def test_the_recipe_is_json_that_anyone_can_read(tmp_path: Path) -> None:
     assert state["qdata"] == {"tensor": "qdata"}
     assert state["block_size"] == [1, 3]
     assert state["target"] == {"global": "torch.int8"}
-    assert state["kind"] == {"call": f"{__name__}.Kind", "args": ["auto"], "state": None}
+    by_value = {"call": f"{__name__}.Kind", "args": ["auto"], "state": None}
+    assert state["kind"] in (by_value, {"member": "AUTO", "of": f"{__name__}.Kind"})
+    assert state["old"] == {"member": "FAST", "of": f"{__name__}.OldKind"}

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..errors import ChoiceError, SdconvertError, printable
 from . import batch, inspect, push, to_pt, to_safetensors, verify
@@ -56,17 +56,19 @@ def _run(argv: Sequence[str] | None) -> int:
         if args.debug:
             raise
         if args.json:
-            with suppress(OSError):
+            try:
                 print(json.dumps(_error_json(error)), flush=True)
+            except OSError:
+                _silence(sys.stdout)
         _complain(f"sdconvert: error: {error}")
         return 1
     except BrokenPipeError:  # Whoever read the report has seen enough.
-        _silence()
+        _silence(sys.stdout)
         return 1
     except OSError as error:
         if args.debug:
             raise
-        _silence()
+        _silence(sys.stdout)
         _complain(f"sdconvert: error: the report cannot be printed: {printable(str(error.strerror or error))}")
         return 1
     except MemoryError:
@@ -102,15 +104,17 @@ def _open_standard_streams() -> None:
 
 
 def _complain(line: str) -> None:
-    with suppress(OSError):  # Nobody listens; the exit code tells.
+    try:
         print(line, file=sys.stderr, flush=True)
+    except OSError:  # Nobody listens; the exit code tells.
+        _silence(sys.stderr)
 
 
-def _silence() -> None:
-    """Drop what could not be printed, or Python would complain of it when it ends."""
+def _silence(stream: TextIO) -> None:
+    """Drop what could not be printed, or Python would complain of it, and with its own exit code, when it ends."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 

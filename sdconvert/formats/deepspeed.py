@@ -35,6 +35,7 @@ _OTHERS = (
     (r"(?:.*_)?mp_rank_0*[1-9]\d*_.*states\.pt", "a tensor-parallel model, whose parts only its own code can join"),
 )
 _LATEST = "latest"
+_STAGES = ("disabled", "optimizer_states", "gradients", "weights")
 # What DeepSpeed keeps for itself beside the weights.
 _INTERNAL = frozenset(
     """module buffer_names param_shapes frozen_param_shapes frozen_param_fragments shared_params optimizer ds_config
@@ -309,9 +310,11 @@ def _with_gaps(groups: list[list[Param]], gaps: Value) -> list[list[Param]]:
 
 
 def _stage(node: Value) -> int:
-    """A number, or an instance of ZeroStageEnum."""
-    if type(node) is Object and len(node.args) == 1:
-        node = node.args[0]
+    """A number, or a member of ZeroStageEnum: of its value, or by Python 3.11.0 to 3.11.3 of itself and its name."""
+    if type(node) is Object and node.args:
+        node = node.args[-1]
+    if type(node) is str and node in _STAGES:
+        node = _STAGES.index(node)
     if type(node) is not int or not 0 <= node <= 3:
         raise UnreadableError(f"its ZeRO stage is not a number from 0 to 3. {_DAMAGED}")
     return node

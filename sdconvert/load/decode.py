@@ -7,6 +7,7 @@ imported for one; those of tensor subclasses are taken from what torch itself al
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
@@ -224,7 +225,16 @@ class _Classes:
             return float(content)
         if kind == "global":
             return self.named(content)
+        if kind == "member":
+            return self.member(node["of"], content)
         return self.call(content, self.value(node["args"], parts), self.value(node["state"], parts))
+
+    def member(self, name: str, member: str) -> enum.Enum:
+        """One of an enumeration that torch allows."""
+        cls = self.named(name)
+        if not isinstance(cls, type) or not issubclass(cls, enum.Enum) or member not in cls.__members__:
+            raise UnreadableError(f"subclass: {name[:200]} has no member {member[:200]}. It is damaged")
+        return cls[member]
 
     def call(self, name: str, args: list[Any], state: Any) -> Any:
         """What unpickling makes of a class and its state, for classes that torch allows."""

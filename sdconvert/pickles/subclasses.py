@@ -167,6 +167,10 @@ class _State:
         if call.func.key in _SEQUENCES and len(call.args) == 1 and type(call.args[0]) in (list, tuple, Bag):
             inside = call.args[0].items if type(call.args[0]) is Bag else call.args[0]
             return {_SEQUENCES[call.func.key]: self.sequence(inside, role, depth)}
+        if call.func.key == "builtins.getattr" and not (call.states or call.pairs) and len(call.args) == 2:
+            of, member = call.args  # Of an enumeration, as Python 3.11.0 to 3.11.3 pickles its members.
+            if type(of) is Global and type(member) is str:
+                return {"member": self.text(member), "of": self.text(of.key)}
         name, args = self.text(call.func.key), self.sequence(call.args, role, depth)
         if call.pairs:
             if call.func.key != "collections.OrderedDict":

@@ -64,6 +64,10 @@ CASES = [
 ]
 
 
+# Of a member of an enumeration, Python 3.11.0 to 3.11.3 keeps the name of getattr.
+ENUMS = {"builtins.getattr"} if (3, 11) <= sys.version_info < (3, 11, 4) else set()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "key", "below"), CASES)
 def test_what_four_ranks_wrote(name: str, key: str, below: str | None, written: Path, tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_what_four_ranks_wrote(name: str, key: str, below: str | None, written: 
     assert report.container == ("dcp-safetensors" if name == "huggingface" else "dcp")
     assert report.key == key
     assert same(contents(output), truth if below is None else truth[below])
-    assert report.unknown_globals == ()
+    assert set(report.unknown_globals) <= ENUMS
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import sdconvert
 from tests.outputs import contents, same
 
-from .deepspeed_files import Model, edit, write
+from .deepspeed_files import Model, ZeroStageEnum, edit, write
 
 
 def model(dtype: torch.dtype = torch.bfloat16) -> Model:
@@ -127,6 +127,16 @@ def test_the_module_s_own_copy_is_taken_where_it_is_whole(dtype: torch.dtype, na
     assert torch.equal(found["emb.weight"], saved.groups[0]["emb.weight"].to(dtype))
     assert found["pos"].dtype == dtype
     assert found["count"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_by_its_name(stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python 3.11.0 to 3.11.3 pickles members of enumerations."""
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", lambda one, protocol: (getattr, (type(one), one.name)))
+    saved = model()
+    write(tmp_path / "c", saved, stage=stage, ranks=2)
+    sdconvert.convert(tmp_path / "c", tmp_path / "o.safetensors")
+    assert same(contents(tmp_path / "o.safetensors"), saved.expected())
 
 
 def test_stage_3_has_no_copy_so_it_is_cast(tmp_path: Path) -> None:
