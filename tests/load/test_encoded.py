@@ -13,7 +13,7 @@ from torch import nn
 import sdconvert
 from sdconvert.errors import UnsupportedError
 from tests.test_encodings import KINDS, identical
-from tests.test_subclasses import BUILDS, Kind, Settings, Wrapper, same_state
+from tests.test_subclasses import BUILDS, Kind, OldKind, Settings, Wrapper, same_state
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -25,7 +25,7 @@ SOURCES = ["m.pt", "m.safetensors", "n.pt", "sharded"]
 
 @pytest.fixture
 def allowed() -> Iterator[None]:
-    with torch.serialization.safe_globals([Wrapper, Settings, Kind]):
+    with torch.serialization.safe_globals([Wrapper, Settings, Kind, OldKind]):
         yield
 
 
