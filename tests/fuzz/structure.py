@@ -119,7 +119,8 @@ class Mutator:
                 files[name] = chance.choice(self.seeds)
             case _:
                 files[name] = self.changed(files[name], depth + 1)
-        return files
+        # tarfile gives bytes that are no text as half characters, which no writer takes.
+        return {name.encode("utf-8", "replace").decode(): content for name, content in files.items()}
 
     def _gzip(self, data: bytes, depth: int) -> bytes | None:
         inner = _unpacked(data)
