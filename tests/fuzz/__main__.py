@@ -1,9 +1,10 @@
-"""The long run: ``python -m tests.fuzz TARGET... [--runs N] [--seconds S] [--engine atheris|python]``.
+"""The long run: ``python -m tests.fuzz TARGET... [--runs N] [--seconds S] [--engine atheris|bytes|structure]``.
 
-TARGET ``all`` is every one, one after the other, and the line of each says what it took. With atheris
-(``pip install atheris``) it is guided by coverage; an input that crashes, computes for over 5 seconds or takes
-over 512 MB is written to ``crash-*``, ``timeout-*`` or ``oom-*`` in the current directory, and the exit code is
-not 0. The seeds are built anew into a temporary directory.
+TARGET ``all`` is every one, one after the other, and the line of each says what it took. ``bytes`` changes bytes
+blindly, ``structure`` what they are, the same inputs everywhere for a ``--seed``; an input that fails is in the
+exception, as hex. With atheris (``pip install atheris``) both are guided by coverage; an input that crashes, computes
+for over 5 seconds or takes over 512 MB is written to ``crash-*``, ``timeout-*`` or ``oom-*`` in the current directory,
+and the exit code is not 0. The seeds are built anew into a temporary directory.
 """
 
 from __future__ import annotations
