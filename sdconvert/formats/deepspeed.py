@@ -139,7 +139,7 @@ class _Tag:
             copies = self.copies(states, module, weights)
         else:
             self.warnings.append("there are no ZeRO partitions: the weights are as they were trained")
-        rest = [(key, value) for key, value in states.pairs if key not in _INTERNAL]
+        rest = [(key, value) for key, value in states.pairs if type(key) is not str or key not in _INTERNAL]
         root = Dict([("module", _state_dict(weights)), *rest])
         version = states.get("ds_version")
         return Checkpoint(

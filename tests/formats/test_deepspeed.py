@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdconvert
+from tests.hostile.pickling import dict_of, list_of, tensor, tuple_of
+from tests.hostile.zips import torch_zip
 from tests.outputs import contents, same
 
 from .deepspeed_files import Model, ZeroStageEnum, edit, write
@@ -343,6 +345,14 @@ LIES: dict[str, tuple[int, str, Callable[[Any], Any], str]] = {
         "of a rank's",
     ),
 }
+
+
+def test_a_key_that_no_set_takes_is_left_out(tmp_path: Path) -> None:
+    """A tuple with a list in it, which no pickler writes."""
+    states = dict_of(("module", dict_of(("w", tensor()))), (tuple_of(list_of()), 1))
+    (tmp_path / "mp_rank_00_model_states.pt").write_bytes(torch_zip(states))
+    sdconvert.convert(tmp_path, tmp_path / "o.safetensors")
+    assert contents(tmp_path / "o.safetensors").keys() == {"w"}
 
 
 @pytest.mark.parametrize("name", LIES)
