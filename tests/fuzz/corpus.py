@@ -29,6 +29,15 @@ BY_NAME: Mapping[str, tuple[str, ...]] = {
     "torchscript": ("script", "container-odd-jit"),
     "whole": ("",),
 }
+# The function of `written` that gives what torch writes of a target.
+WRITTEN: Mapping[str, str] = {
+    "machine": "zips",
+    "torch-zip": "zips",
+    "torch-legacy": "legacy",
+    "pickle": "pickles",
+    "torchscript": "scripts",
+    "gzip": "gzipped",
+}
 
 
 @lru_cache(1)
@@ -53,10 +62,10 @@ def seeds(target: str) -> list[bytes]:
 
 def _written(target: str) -> Iterator[bytes]:
     """What torch writes of it; torch is not imported for the others."""
-    if target in ("machine", "torch-zip", "torch-legacy", "pickle", "torchscript", "gzip"):
-        from .written import WRITTEN
+    if target in WRITTEN:
+        from . import written
 
-        yield from (data for data in WRITTEN[target]() if len(data) < _LARGEST)
+        yield from (data for data in getattr(written, WRITTEN[target])() if len(data) < _LARGEST)
 
 
 def _recognised(container: str) -> Iterator[bytes]:

@@ -24,7 +24,6 @@ WORDS = (
     "cpu",
 )
 KINDS = ("FloatStorage", "HalfStorage", "LongStorage", "BoolStorage", "UntypedStorage", "QInt8Storage", "NoStorage")
-DTYPES = ("float32", "float16", "bfloat16", "int64", "bool", "complex64", "qint8", "float8_e4m3fn", "no_dtype")
 _CLASSES = (
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.container.Sequential",

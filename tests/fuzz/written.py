@@ -7,7 +7,7 @@ import io
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -84,13 +84,3 @@ def _saved(value: object, **options: bool) -> bytes:
         warnings.simplefilter("ignore")
         torch.save(value, stream, **options)
     return stream.getvalue()
-
-
-WRITTEN: Mapping[str, Callable[[], Iterator[bytes]]] = {
-    "machine": zips,
-    "torch-zip": zips,
-    "torch-legacy": legacy,
-    "pickle": pickles,
-    "torchscript": scripts,
-    "gzip": gzipped,
-}
